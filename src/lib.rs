@@ -1,0 +1,12 @@
+//! steadfast: a TLS-terminating, session-aware load balancer.
+
+pub mod affinity;
+pub mod balance;
+pub mod clock;
+pub mod headers;
+pub mod health;
+pub mod keys;
+pub mod metrics;
+pub mod names;
+pub mod pool;
+pub mod routing;

@@ -1,0 +1,338 @@
+//! The words of steadfast: one declaration each, read by the cookie, the metrics, the access log and the API.
+//!
+//! Every enum here is a closed vocabulary. Its text form (`as_str`) is what users see in labels and log fields, so a
+//! word is never renamed, and a label never comes from a request.
+
+/// Declares a closed vocabulary: the enum, all its values in order, their text, and their position.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$value_doc])* $value,)+ }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &[$name] = &[$($name::$value,)+];
+
+            /// The word that users see.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$value => $text,)+ }
+            }
+
+            /// The position in [`Self::ALL`].
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+
+            /// The value whose word is `text`.
+            pub fn from_word(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+words! {
+    /// Why an exchange had no affinity at all.
+    NoneWhy {
+        NotSticky = "not_sticky",
+        Rejected = "rejected",
+        Preflight = "preflight",
+        NoServer = "no_server",
+    }
+}
+
+words! {
+    /// Why a session was placed afresh.
+    NewWhy {
+        First = "first",
+        Expired = "expired",
+        Invalid = "invalid",
+        UnknownKey = "unknown_key",
+        OtherPool = "other_pool",
+    }
+}
+
+words! {
+    /// Why a session left the server it was pinned to.
+    MovedWhy {
+        Gone = "gone",
+        Draining = "draining",
+        Maint = "maint",
+        Down = "down",
+        Ejected = "ejected",
+        Failed = "failed",
+        Full = "full",
+        Margin = "margin",
+        Rebalance = "rebalance",
+    }
+}
+
+words! {
+    /// Why a pinned exchange was refused instead of moved.
+    RefusedWhy {
+        Full = "full",
+        Down = "down",
+        Ejected = "ejected",
+        QueueTimeout = "queue_timeout",
+    }
+}
+
+/// What became of the affinity on one exchange. Drives the cookie, the metric labels and the log field alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The exchange has no affinity.
+    None(NoneWhy),
+    /// The session was placed afresh.
+    New(NewWhy),
+    /// The pinned server answered.
+    Kept,
+    /// The pinned server answered, after the exchange had waited in its line.
+    Waited,
+    /// Another server than the pinned one answered.
+    Moved(MovedWhy),
+    /// The pinned server could not serve, and the pool says not to move.
+    Refused(RefusedWhy),
+}
+
+impl Verdict {
+    /// How many different verdicts there are, reasons included.
+    pub const COUNT: usize = NoneWhy::ALL.len() + NewWhy::ALL.len() + 2 + MovedWhy::ALL.len() + RefusedWhy::ALL.len();
+
+    /// The verdict without its reason.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Verdict::None(_) => "none",
+            Verdict::New(_) => "new",
+            Verdict::Kept => "kept",
+            Verdict::Waited => "waited",
+            Verdict::Moved(_) => "moved",
+            Verdict::Refused(_) => "refused",
+        }
+    }
+
+    /// The reason, empty where there is none.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Verdict::None(why) => why.as_str(),
+            Verdict::New(why) => why.as_str(),
+            Verdict::Kept | Verdict::Waited => "",
+            Verdict::Moved(why) => why.as_str(),
+            Verdict::Refused(why) => why.as_str(),
+        }
+    }
+
+    /// A dense position below [`Self::COUNT`], for counters.
+    pub const fn index(self) -> usize {
+        const NEW: usize = NoneWhy::ALL.len();
+        const KEPT: usize = NEW + NewWhy::ALL.len();
+        const MOVED: usize = KEPT + 2;
+        const REFUSED: usize = MOVED + MovedWhy::ALL.len();
+        match self {
+            Verdict::None(why) => why.index(),
+            Verdict::New(why) => NEW + why.index(),
+            Verdict::Kept => KEPT,
+            Verdict::Waited => KEPT + 1,
+            Verdict::Moved(why) => MOVED + why.index(),
+            Verdict::Refused(why) => REFUSED + why.index(),
+        }
+    }
+
+    /// Every verdict, in the order of [`Self::index`].
+    pub fn all() -> impl Iterator<Item = Verdict> {
+        let none = NoneWhy::ALL.iter().map(|why| Verdict::None(*why));
+        let new = NewWhy::ALL.iter().map(|why| Verdict::New(*why));
+        let moved = MovedWhy::ALL.iter().map(|why| Verdict::Moved(*why));
+        let refused = RefusedWhy::ALL.iter().map(|why| Verdict::Refused(*why));
+        none.chain(new).chain([Verdict::Kept, Verdict::Waited]).chain(moved).chain(refused)
+    }
+}
+
+words! {
+    /// Why a server may not receive an exchange now.
+    Ineligible {
+        /// Active probes have failed.
+        Down = "down",
+        /// Taken out by passive observation, for a time.
+        Ejected = "ejected",
+        /// The operator wants no new sessions there.
+        Draining = "draining",
+        /// The operator wants nobody there.
+        Maint = "maint",
+        /// At its `max_requests`.
+        Full = "full",
+        /// An earlier attempt of this exchange went there.
+        Tried = "tried",
+        /// Its weight is 0: nothing new.
+        Weightless = "weightless",
+    }
+}
+
+impl Ineligible {
+    /// The reason a pinned session gives when it leaves a server for this.
+    pub const fn moved(self) -> MovedWhy {
+        match self {
+            Ineligible::Down => MovedWhy::Down,
+            Ineligible::Ejected => MovedWhy::Ejected,
+            Ineligible::Draining | Ineligible::Weightless => MovedWhy::Draining,
+            Ineligible::Maint => MovedWhy::Maint,
+            Ineligible::Full => MovedWhy::Full,
+            Ineligible::Tried => MovedWhy::Failed,
+        }
+    }
+}
+
+words! {
+    /// What an attempt tells health and the metrics.
+    Outcome {
+        Informational = "1xx",
+        Success = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+        /// 502, 503 or 504 from the server itself: it could not serve.
+        Unavailable = "unavailable",
+        Refused = "refused",
+        TimedOut = "timed_out",
+        Reset = "reset",
+        /// Never held against a server.
+        ClientLeft = "client_left",
+    }
+}
+
+impl Outcome {
+    /// The outcome of an answer with this status.
+    pub const fn answered(status: u16) -> Self {
+        match status {
+            100..=199 => Outcome::Informational,
+            200..=299 => Outcome::Success,
+            300..=399 => Outcome::Redirection,
+            400..=499 => Outcome::ClientError,
+            502..=504 => Outcome::Unavailable,
+            _ => Outcome::ServerError,
+        }
+    }
+
+    /// What this says about the server's health: `Some(true)` good, `Some(false)` bad, `None` nothing.
+    pub const fn speaks_for_health(self) -> Option<bool> {
+        match self {
+            Outcome::Refused | Outcome::TimedOut | Outcome::Reset | Outcome::Unavailable => Some(false),
+            Outcome::ClientLeft => None,
+            _ => Some(true),
+        }
+    }
+}
+
+words! {
+    /// The `code` label of `steadfast_requests_total`.
+    CodeClass {
+        Informational = "1xx",
+        Success = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+        ClientClosed = "client_closed",
+    }
+}
+
+impl CodeClass {
+    /// The class of a status code.
+    pub const fn of(status: u16) -> Self {
+        match status {
+            100..=199 => CodeClass::Informational,
+            200..=299 => CodeClass::Success,
+            300..=399 => CodeClass::Redirection,
+            400..=499 => CodeClass::ClientError,
+            _ => CodeClass::ServerError,
+        }
+    }
+}
+
+words! {
+    /// The state of a server, as `steadfast_server_state` shows it.
+    ServerCondition {
+        Up = "up",
+        Down = "down",
+        Ejected = "ejected",
+        Drain = "drain",
+        Maint = "maint",
+    }
+}
+
+words! {
+    /// A bound that was reached, as `steadfast_limit_reached_total` counts it.
+    Limit {
+        MaxConnections = "max_connections",
+        ConnectionsPerAddress = "connections_per_address",
+        HeaderTimeout = "header_timeout",
+        IdleTimeout = "idle_timeout",
+        WriteTimeout = "write_timeout",
+        HeaderSize = "header_size",
+        BodyBytes = "body_bytes",
+        MaxRequests = "max_requests",
+        RetryBudget = "retry_budget",
+        AccessLog = "access_log",
+        ProxyProtocol = "proxy_protocol",
+    }
+}
+
+words! {
+    /// Why a request was cleaned or refused, as `steadfast_protect_total` counts it for the rule `header`.
+    HeaderReason {
+        /// A legal name with bytes outside `A-Z a-z 0-9 -`.
+        UnsafeName = "unsafe_name",
+        /// No Host, two of them, or one that is no authority.
+        BadHost = "bad_host",
+        /// A path that decodes to something ambiguous.
+        BadPath = "bad_path",
+        /// A transfer coding other than `chunked`.
+        TransferCoding = "transfer_coding",
+        /// Bytes that are no HTTP.
+        Malformed = "malformed",
+        /// The certificate of the connection does not cover the host.
+        Misdirected = "misdirected",
+        /// A method this proxy does not serve.
+        Method = "method",
+    }
+}
+
+words! {
+    /// What was done about it.
+    Decision {
+        Stripped = "stripped",
+        Rejected = "rejected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_has_its_own_index() {
+        let indexes: Vec<usize> = Verdict::all().map(Verdict::index).collect();
+        assert_eq!(indexes, (0..Verdict::COUNT).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn words_read_back() {
+        for why in MovedWhy::ALL {
+            assert_eq!(MovedWhy::from_word(why.as_str()), Some(*why));
+        }
+        assert_eq!(MovedWhy::from_word("elsewhere"), None);
+    }
+
+    #[test]
+    fn a_500_is_the_applications_word_and_a_503_is_not() {
+        assert_eq!(Outcome::answered(500).speaks_for_health(), Some(true));
+        assert_eq!(Outcome::answered(503).speaks_for_health(), Some(false));
+        assert_eq!(Outcome::ClientLeft.speaks_for_health(), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! One upstream member: what the file says of it, and what is known of it while running.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::balance::PeakEwma;
+use crate::health::{Outlier, Vitals};
+use crate::metrics::ServerMetrics;
+
+/// What the configuration says of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Its identity: not its position, its address or its weight.
+    pub name: Box<str>,
+    pub weight: u32,
+    /// Exchanges in flight at once; 0: no cap.
+    pub max_requests: u32,
+    /// Used when no other is eligible.
+    pub backup: bool,
+}
+
+/// A server of one snapshot.
+pub struct Server {
+    pub settings: ServerSettings,
+    /// A hash of its name, the same in every proxy, for rendezvous.
+    pub identity: u64,
+    pub state: Arc<ServerState>,
+}
+
+impl Server {
+    /// A server with this live state.
+    pub fn new(settings: ServerSettings, state: Arc<ServerState>) -> Self {
+        let identity = xxhash_rust::xxh3::xxh3_64(settings.name.as_bytes());
+        Server { settings, identity, state }
+    }
+}
+
+/// The live state of one (pool, server name). It survives reloads.
+pub struct ServerState {
+    in_flight: AtomicU32,
+    pub latency: PeakEwma,
+    pub vitals: Vitals,
+    pub outlier: Outlier,
+    pub metrics: Arc<ServerMetrics>,
+    /// What its name resolves to. Written by the control thread; read once per new connection.
+    addresses: RwLock<Arc<[SocketAddr]>>,
+}
+
+impl ServerState {
+    /// A server that nothing is known of yet.
+    pub fn new(metrics: Arc<ServerMetrics>) -> Self {
+        ServerState {
+            in_flight: AtomicU32::new(0),
+            latency: PeakEwma::default(),
+            vitals: Vitals::default(),
+            outlier: Outlier::default(),
+            metrics,
+            addresses: RwLock::new(Arc::new([])),
+        }
+    }
+
+    /// Exchanges it is working on.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The addresses to try, in turn.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.addresses.read())
+    }
+
+    /// Says what the name resolves to now.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        *self.addresses.write() = addresses.into();
+    }
+}
+
+/// One exchange in flight on a server; counted from the choice to the end of the response.
+pub struct InFlight {
+    state: Arc<ServerState>,
+    /// How many there were when this one came, itself included.
+    pub position: u32,
+}
+
+impl InFlight {
+    /// Enters the server, unless it is at its cap.
+    pub fn enter(server: &Server) -> Option<Self> {
+        let cap = server.settings.max_requests;
+        let position = server.state.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        let guard = InFlight { state: Arc::clone(&server.state), position };
+        // Dropping the guard takes the count back.
+        (cap == 0 || position <= cap).then_some(guard)
+    }
+
+    /// The server that is held.
+    pub fn state(&self) -> &Arc<ServerState> {
+        &self.state
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,126 @@
+use std::time::Duration;
+
+use super::*;
+use crate::health::RiseFall;
+use crate::metrics::Metrics;
+use crate::names::NewWhy;
+
+const NOW: Moment = Moment::from_nanos(1_000_000_000);
+const FIRST: Preference = Preference::New(NewWhy::First);
+
+fn server(name: &str) -> ServerSettings {
+    ServerSettings { name: name.into(), weight: 1, max_requests: 0, backup: false }
+}
+
+fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
+    let metrics = Metrics::new(1).pool("shop");
+    let build = |settings: &ServerSettings| {
+        Server::new(settings.clone(), Arc::new(ServerState::new(metrics.server(&settings.name))))
+    };
+    let parts = PoolParts {
+        name: "shop".into(),
+        balance,
+        servers: servers.iter().map(build).collect(),
+        affinity: None,
+        metrics: Arc::clone(&metrics),
+        outlier: OutlierSettings { consecutive_failures: 2, ejection: Duration::from_secs(10), max_ejected: 0.5 },
+        retries: Arc::default(),
+        workers: 1,
+    };
+    Pool::build(parts, &mut fastrand::Rng::with_seed(1))
+}
+
+fn pick(pool: &Pool, preference: Preference, tried: &[usize]) -> Result<Pick, NoServer> {
+    let tried = Tried(tried.to_vec());
+    pool.pick(preference, &tried, 0, WorkerId(0), NOW, &mut fastrand::Rng::with_seed(3))
+}
+
+fn take_down(pool: &Pool, server: usize) {
+    pool.servers[server].state.vitals.probed(false, RiseFall { rise: 1, fall: 1 });
+}
+
+fn pinned(server: usize) -> Preference {
+    Preference::Pinned { server, session: 42 }
+}
+
+#[test]
+fn a_pinned_session_stays_while_its_server_can_serve_and_moves_with_the_reason_when_not() {
+    let shop = pool(Balance::P2c, &[server("a"), server("b"), ServerSettings { max_requests: 1, ..server("c") }]);
+    assert_eq!(pick(&shop, pinned(1), &[]).unwrap().verdict, Verdict::Kept);
+    assert_eq!(pick(&shop, pinned(1), &[1]).unwrap().verdict, Verdict::Moved(MovedWhy::Failed));
+    take_down(&shop, 1);
+    let moved = pick(&shop, pinned(1), &[]).unwrap();
+    assert_eq!(moved.verdict, Verdict::Moved(MovedWhy::Down));
+    assert_ne!(moved.server, 1);
+    drop(moved);
+    let held = pick(&shop, pinned(2), &[]).unwrap();
+    assert_eq!(pick(&shop, pinned(2), &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Full));
+    drop(held);
+    assert_eq!(pick(&shop, pinned(2), &[]).unwrap().verdict, Verdict::Kept);
+    assert_eq!(pick(&shop, Preference::Gone { session: 1 }, &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Gone));
+}
+
+#[test]
+fn all_requests_of_one_session_move_to_the_same_place() {
+    let names: Vec<ServerSettings> = ["a", "b", "c", "d", "e"].map(server).to_vec();
+    let shop = pool(Balance::RoundRobin, &names);
+    take_down(&shop, 0);
+    for session in 0..50 {
+        let to: Vec<usize> =
+            (0..5).map(|_| pick(&shop, Preference::Pinned { server: 0, session }, &[]).unwrap().server).collect();
+        assert!(to.iter().all(|server| *server == to[0]), "{to:?}");
+    }
+}
+
+#[test]
+fn an_ejected_server_gets_no_newcomers_but_keeps_its_sessions() {
+    let shop = pool(Balance::RoundRobin, &[server("a"), server("b")]);
+    assert_eq!(shop.observe(0, false, NOW), None);
+    assert_eq!(shop.observe(0, false, NOW), Some(Duration::from_secs(10)));
+    assert!((0..8).all(|_| pick(&shop, FIRST, &[]).unwrap().server == 1));
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Kept);
+    // Half of the pool is out: the other half stays whatever happens.
+    assert!((0..9).all(|_| shop.observe(1, false, NOW).is_none()));
+}
+
+#[test]
+fn a_backup_serves_only_when_nobody_else_can_and_nobody_is_an_immediate_answer() {
+    let shop = pool(Balance::P2c, &[server("a"), ServerSettings { backup: true, ..server("spare") }]);
+    assert_eq!(pick(&shop, FIRST, &[]).unwrap().server, 0);
+    assert_eq!(pick(&shop, FIRST, &[0]).unwrap().server, 1);
+    take_down(&shop, 0);
+    assert_eq!(pick(&shop, FIRST, &[]).unwrap().server, 1);
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().server, 1);
+    take_down(&shop, 1);
+    assert_eq!(pick(&shop, FIRST, &[]).err(), Some(NoServer(Verdict::None(NoneWhy::NoServer))));
+    assert!(!shop.has_eligible(NOW));
+}
+
+#[test]
+fn weight_0_gets_no_newcomers_and_keeps_its_sessions() {
+    let shop = pool(Balance::P2c, &[ServerSettings { weight: 0, ..server("a") }, server("b")]);
+    assert!((0..8).all(|_| pick(&shop, FIRST, &[]).unwrap().server == 1));
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Kept);
+}
+
+#[test]
+fn a_cap_is_never_exceeded_and_is_given_back() {
+    let shop = pool(Balance::RoundRobin, &[ServerSettings { max_requests: 2, ..server("a") }]);
+    let held: Vec<Pick> = (0..2).map(|_| pick(&shop, FIRST, &[]).unwrap()).collect();
+    assert!(pick(&shop, FIRST, &[]).is_err());
+    assert_eq!(shop.servers[0].state.in_flight(), 2, "a refused entry leaves no trace");
+    drop(held);
+    assert_eq!(shop.servers[0].state.in_flight(), 0);
+}
+
+#[test]
+fn retries_stay_within_their_budget() {
+    let shop = pool(Balance::RoundRobin, &[server("a")]);
+    let budget = RetryBudget { share: 0.2, floor: 3 };
+    let taken: Vec<_> = (0..5).filter_map(|_| shop.try_retry(budget)).collect();
+    assert_eq!(taken.len(), 3);
+    drop(taken);
+    let busy: Vec<Pick> = (0..50).map(|_| pick(&shop, FIRST, &[]).unwrap()).collect();
+    let taken: Vec<_> = (0..30).filter_map(|_| shop.try_retry(budget)).collect();
+    assert_eq!((busy.len(), taken.len()), (50, 10));
+}
