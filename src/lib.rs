@@ -10,3 +10,6 @@ pub mod metrics;
 pub mod names;
 pub mod pool;
 pub mod routing;
+pub mod listener;
+pub mod tls;
+pub mod upstream;

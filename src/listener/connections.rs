@@ -1,0 +1,398 @@
+//! The open connections of one worker: how long they have been idle, and who has to go.
+//!
+//! No connection has a timer of its own. Each one notes in an [`Activity`] what it is doing and since when, on a
+//! clock that ticks every 50 ms, and one sweep per tick finds those past their time. The same list serves
+//! `max_connections` (the oldest idle one goes) and the drain at shutdown.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::metrics::{Metrics, WorkerId};
+use crate::names::{Limit, words};
+
+/// How long a connection may be silent during a drain before it is closed. A client that has just had an answer may
+/// be sending its next request right now; closing at once would lose it.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+words! {
+    /// What a connection is doing.
+    Phase {
+        /// PROXY header and TLS handshake.
+        Opening = "opening",
+        Idle = "idle",
+        /// A request's head is coming in.
+        Head = "head",
+        /// Exchanges are under way.
+        Busy = "busy",
+        /// It carries another protocol now.
+        Tunnel = "tunnel",
+    }
+}
+
+/// What one connection is doing, and since when. It is written from inside the connection's I/O, which hyper wants
+/// to be `Send`; so these are atomics, though only one thread touches them.
+pub struct Activity {
+    clock: Arc<AtomicU64>,
+    phase: AtomicU8,
+    since: AtomicU64,
+    exchanges: AtomicU32,
+    /// When a write first could not go on; 0: it can.
+    blocked_since: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Activity {
+    fn new(clock: Arc<AtomicU64>) -> Self {
+        let since = AtomicU64::new(clock.load(Ordering::Relaxed));
+        Activity {
+            clock,
+            phase: AtomicU8::new(Phase::Opening as u8),
+            since,
+            exchanges: AtomicU32::new(0),
+            blocked_since: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.since.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Bytes came in: where none were expected, they begin a request.
+    pub(super) fn received(&self) {
+        if self.phase() == Phase::Idle {
+            self.enter(Phase::Head);
+        }
+    }
+
+    pub(super) fn wrote(&self, went_on: bool) {
+        if went_on {
+            if self.blocked_since.load(Ordering::Relaxed) != 0 {
+                self.blocked_since.store(0, Ordering::Relaxed);
+            }
+        } else if self.blocked_since.load(Ordering::Relaxed) == 0 {
+            self.blocked_since.store(self.now().max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn begin_exchange(&self) {
+        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        self.enter(Phase::Busy);
+    }
+
+    pub(super) fn end_exchange(&self) {
+        if self.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The connection now carries another protocol: neither idle nor header timeouts are the listener's business.
+    pub fn becomes_tunnel(&self) {
+        self.enter(Phase::Tunnel);
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+}
+
+/// What the sweep wants of a connection's task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Want {
+    #[default]
+    Nothing,
+    /// Finish what is under way, then close.
+    Finish,
+    /// Close now.
+    Abort,
+}
+
+/// How the sweep reaches a connection's task.
+#[derive(Default)]
+pub(super) struct Control {
+    want: Cell<Want>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Control {
+    /// What is wanted; the task is woken when that changes.
+    pub(super) fn want(&self, cx: &Context<'_>) -> Want {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        self.want.get()
+    }
+
+    fn set(&self, want: Want) {
+        if self.want.get() != want && self.want.get() != Want::Abort {
+            self.want.set(want);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// The time limits of a listener's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub header: Duration,
+    pub idle: Duration,
+}
+
+struct Entry {
+    activity: Arc<Activity>,
+    control: Rc<Control>,
+    times: Times,
+    http2: Rc<Cell<bool>>,
+}
+
+/// One connection's place in the list.
+pub(super) struct Registration {
+    pub(super) activity: Arc<Activity>,
+    pub(super) control: Rc<Control>,
+    pub(super) http2: Rc<Cell<bool>>,
+}
+
+/// The open connections of one worker.
+pub struct Connections {
+    clock: Arc<AtomicU64>,
+    most: Cell<usize>,
+    draining: Cell<bool>,
+    list: RefCell<Vec<Entry>>,
+    metrics: Arc<Metrics>,
+    worker: WorkerId,
+}
+
+impl Connections {
+    /// A list for one worker, which may hold `most` connections.
+    pub fn new(most: usize, metrics: Arc<Metrics>, worker: WorkerId) -> Rc<Self> {
+        Rc::new(Connections {
+            clock: Arc::new(AtomicU64::new(0)),
+            most: Cell::new(most),
+            draining: Cell::new(false),
+            list: RefCell::default(),
+            metrics,
+            worker,
+        })
+    }
+
+    /// Changes how many connections there may be.
+    pub fn set_most(&self, most: usize) {
+        self.most.set(most);
+    }
+
+    /// From now on connections close as soon as that loses nothing.
+    pub fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> usize {
+        self.list.borrow().iter().filter(|entry| !entry.activity.is_closed()).count()
+    }
+
+    /// Takes in a new connection. At the limit the oldest idle ones are closed; with none idle, the new one is refused.
+    pub(super) fn register(&self, times: Times) -> Option<Registration> {
+        if self.list.borrow().len() >= self.most.get() {
+            self.forget_closed();
+            if self.list.borrow().len() >= self.most.get() {
+                self.metrics.limit_reached(self.worker, Limit::MaxConnections);
+                if !self.close_oldest_idle() {
+                    return None;
+                }
+            }
+        }
+        let registration = Registration {
+            activity: Arc::new(Activity::new(Arc::clone(&self.clock))),
+            control: Rc::default(),
+            http2: Rc::default(),
+        };
+        self.list.borrow_mut().push(Entry {
+            activity: Arc::clone(&registration.activity),
+            control: Rc::clone(&registration.control),
+            http2: Rc::clone(&registration.http2),
+            times,
+        });
+        Some(registration)
+    }
+
+    fn forget_closed(&self) {
+        self.list.borrow_mut().retain(|entry| !entry.activity.is_closed());
+    }
+
+    /// Closes the oldest idle hundredth, so that a flood does not pay for a search per connection.
+    fn close_oldest_idle(&self) -> bool {
+        let mut list = self.list.borrow_mut();
+        let idle = list.iter().enumerate().filter(|(_, entry)| entry.activity.phase() == Phase::Idle);
+        let mut idle: Vec<(u64, usize)> = idle.map(|(at, entry)| (entry.activity.since.load(Ordering::Relaxed), at)).collect();
+        if idle.is_empty() {
+            return false;
+        }
+        let go = (idle.len() / 100).max(1);
+        idle.select_nth_unstable(go - 1);
+        let mut gone: Vec<usize> = idle[..go].iter().map(|(_, at)| *at).collect();
+        gone.sort_unstable_by(|one, other| other.cmp(one));
+        for at in gone {
+            list.swap_remove(at).control.set(Want::Abort);
+        }
+        true
+    }
+
+    /// Moves time on, and tells connections past their time to go.
+    pub fn sweep(&self, now: Moment) {
+        self.clock.store(now.as_nanos(), Ordering::Relaxed);
+        self.forget_closed();
+        for entry in self.list.borrow().iter() {
+            if let Some((want, limit)) = self.judge(entry, now) {
+                entry.control.set(want);
+                if let Some(limit) = limit {
+                    self.metrics.limit_reached(self.worker, limit);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, entry: &Entry, now: Moment) -> Option<(Want, Option<Limit>)> {
+        let activity = &entry.activity;
+        if entry.control.want.get() == Want::Abort {
+            return None;
+        }
+        let blocked = activity.blocked_since.load(Ordering::Relaxed);
+        if blocked != 0 && now.since(Moment::from_nanos(blocked)) > entry.times.idle && activity.phase() != Phase::Tunnel {
+            return Some((Want::Abort, Some(Limit::WriteTimeout)));
+        }
+        let spent = now.since(Moment::from_nanos(activity.since.load(Ordering::Relaxed)));
+        match activity.phase() {
+            Phase::Opening if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
+            // Between exchanges, HTTP/2 frames (pings, window updates) begin no head.
+            Phase::Head if !entry.http2.get() && spent > entry.times.header => {
+                Some((Want::Abort, Some(Limit::HeaderTimeout)))
+            }
+            Phase::Idle | Phase::Head if spent > entry.times.idle => {
+                // Finishing an idle connection closes it; on HTTP/2 the client is told first.
+                let first = entry.control.want.get() == Want::Nothing;
+                Some((Want::Finish, first.then_some(Limit::IdleTimeout)))
+            }
+            _ if !self.draining.get() => None,
+            Phase::Busy => Some((Want::Finish, None)),
+            Phase::Idle if entry.http2.get() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
+            _ => None,
+        }
+    }
+
+    /// Closes whatever is left, at the end of the grace time; says how many that were.
+    pub fn abort_all(&self) -> usize {
+        self.forget_closed();
+        let list = self.list.borrow();
+        list.iter().for_each(|entry| entry.control.set(Want::Abort));
+        list.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMES: Times = Times { header: Duration::from_secs(10), idle: Duration::from_secs(75) };
+
+    fn second(number: u64) -> Moment {
+        Moment::from_nanos(number * 1_000_000_000)
+    }
+
+    fn connections(most: usize) -> Rc<Connections> {
+        let connections = Connections::new(most, Metrics::new(1), WorkerId(0));
+        connections.sweep(second(100));
+        connections
+    }
+
+    #[test]
+    fn a_slow_head_and_an_idle_connection_go_at_their_times() {
+        let connections = connections(10);
+        let opening = connections.register(TIMES).unwrap();
+        let idle = connections.register(TIMES).unwrap();
+        idle.activity.enter(Phase::Idle);
+        let head = connections.register(TIMES).unwrap();
+        head.activity.enter(Phase::Idle);
+        head.activity.received();
+        let busy = connections.register(TIMES).unwrap();
+        busy.activity.begin_exchange();
+        let wants = || [&opening, &idle, &head, &busy].map(|connection| connection.control.want.get());
+        connections.sweep(second(110));
+        assert_eq!(wants(), [Want::Nothing; 4]);
+        connections.sweep(second(111));
+        assert_eq!(wants(), [Want::Abort, Want::Nothing, Want::Abort, Want::Nothing]);
+        connections.sweep(second(176));
+        assert_eq!(wants(), [Want::Abort, Want::Finish, Want::Abort, Want::Nothing]);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off() {
+        let connections = connections(10);
+        let slow = connections.register(TIMES).unwrap();
+        slow.activity.begin_exchange();
+        slow.activity.wrote(false);
+        connections.sweep(second(150));
+        slow.activity.wrote(true);
+        slow.activity.wrote(false);
+        connections.sweep(second(200));
+        assert_eq!(slow.control.want.get(), Want::Nothing, "it went on at 150");
+        connections.sweep(second(226));
+        assert_eq!(slow.control.want.get(), Want::Abort);
+    }
+
+    #[test]
+    fn at_the_limit_the_oldest_idle_one_goes_and_a_busy_one_never() {
+        let connections = connections(2);
+        let old = connections.register(TIMES).unwrap();
+        old.activity.enter(Phase::Idle);
+        connections.sweep(second(101));
+        let young = connections.register(TIMES).unwrap();
+        young.activity.enter(Phase::Idle);
+        let third = connections.register(TIMES).unwrap();
+        third.activity.begin_exchange();
+        assert_eq!((old.control.want.get(), young.control.want.get()), (Want::Abort, Want::Nothing));
+        young.activity.begin_exchange();
+        assert!(connections.register(TIMES).is_none());
+        third.activity.close();
+        assert!(connections.register(TIMES).is_some());
+    }
+
+    #[test]
+    fn a_drain_waits_for_the_request_that_may_be_on_its_way() {
+        let connections = connections(10);
+        let fresh = connections.register(TIMES).unwrap();
+        fresh.activity.enter(Phase::Idle);
+        connections.drain();
+        connections.sweep(second(101));
+        assert_eq!(fresh.control.want.get(), Want::Nothing);
+        fresh.activity.begin_exchange();
+        connections.sweep(second(101));
+        assert_eq!(fresh.control.want.get(), Want::Finish);
+    }
+}

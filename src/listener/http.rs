@@ -1,0 +1,263 @@
+//! HTTP on an accepted connection: hyper's own connection types straight after ALPN, driven by one task.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::connections::{Activity, Control, Phase, Registration, Want};
+use super::socket::ClientSocket;
+use super::{Downstream, Handler, Limits};
+use crate::metrics::{ListenerMetrics, WorkerId};
+
+/// The client's byte stream, plain or TLS, noting what goes on.
+pub struct ClientIo {
+    pub(super) stream: Stream,
+    pub(super) open: OpenConnection,
+}
+
+pub(super) enum Stream {
+    Plain(ClientSocket),
+    Tls(Box<TlsStream<ClientSocket>>),
+}
+
+/// An open connection in the books, from its accept to its end.
+pub(super) struct OpenConnection {
+    pub(super) activity: Arc<Activity>,
+    metrics: Arc<ListenerMetrics>,
+    worker: WorkerId,
+}
+
+impl OpenConnection {
+    pub(super) fn new(activity: Arc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId) -> Self {
+        metrics.cells.of(worker).open.add(1);
+        OpenConnection { activity, metrics, worker }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.activity.close();
+        self.metrics.cells.of(self.worker).open.sub(1);
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let polled = match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, out),
+            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, out),
+        };
+        if out.filled().len() > before {
+            self.open.activity.received();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        };
+        self.open.activity.wrote(polled.is_ready());
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        };
+        self.open.activity.wrote(polled.is_ready());
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        };
+        self.open.activity.wrote(polled.is_ready());
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Spawns hyper's HTTP/2 tasks on the worker that the connection belongs to.
+#[derive(Clone, Copy)]
+pub struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    #[allow(clippy::disallowed_methods, reason = "hyper owns these tasks: they end with their connection")]
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// How a connection ended.
+pub(super) enum Ended {
+    Fine,
+    Failed(hyper::Error),
+    Aborted,
+}
+
+/// Serves exchanges until the connection ends or has to.
+pub(super) async fn serve<H: Handler>(
+    io: ClientIo,
+    downstream: Rc<Downstream>,
+    limits: Limits,
+    handler: H,
+    registration: Registration,
+    draining: Rc<dyn Fn() -> bool>,
+) -> Ended {
+    let http2 = downstream.http2;
+    let Registration { activity, control, .. } = registration;
+    activity.enter(Phase::Idle);
+    let finish = Rc::new(Cell::new(false));
+    let last = Rc::clone(&finish);
+    let service = service_fn(move |request| {
+        activity.begin_exchange();
+        if draining() {
+            last.set(true);
+        }
+        let under_way = UnderWay(Arc::clone(&activity));
+        let answering = handler.handle(request, Rc::clone(&downstream));
+        async move {
+            let response = answering.await;
+            Ok::<_, Infallible>(response.map(|body| Tracked { body, _under_way: under_way }))
+        }
+    });
+    if http2 {
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(limits.header_bytes)
+            .max_pending_accept_reset_streams(20)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(1024 * 1024)
+            .max_send_buf_size(64 * 1024);
+        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), &control, &finish).await
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .max_headers(limits.header_count)
+            .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
+            .header_read_timeout(None);
+        drive(pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades()), &control, &finish).await
+    }
+}
+
+/// hyper's two connection types have this in common, but no trait for it.
+trait Connection: Future<Output = hyper::Result<()>> {
+    fn finish(self: Pin<&mut Self>);
+}
+
+impl<S, B> Connection for http1::UpgradeableConnection<TokioIo<ClientIo>, S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, B> Connection for http2::Connection<TokioIo<ClientIo>, S, LocalExecutor>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Future: 'static, Error: Into<BoxError>>,
+    B: Body<Data: 'static, Error: Into<BoxError>> + 'static,
+{
+    fn finish(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control, finish: &Cell<bool>) -> Ended {
+    let mut finishing = false;
+    poll_fn(|cx| {
+        let want = control.want(cx);
+        if want == Want::Abort {
+            return Poll::Ready(Ended::Aborted);
+        }
+        if (want == Want::Finish || finish.get()) && !finishing {
+            finishing = true;
+            connection.as_mut().finish();
+        }
+        let polled = connection.as_mut().poll(cx);
+        // An exchange that began during a drain, in this very poll, wants its answer to say that it is the last.
+        if finish.get() && !finishing && polled.is_pending() {
+            finishing = true;
+            connection.as_mut().finish();
+        }
+        polled.map(|result| match result {
+            Ok(()) => Ended::Fine,
+            Err(error) => Ended::Failed(error),
+        })
+    })
+    .await
+}
+
+/// Held from the call of an exchange to the end of its response.
+struct UnderWay(Arc<Activity>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.end_exchange();
+    }
+}
+
+/// A response body that says when the exchange is over.
+pub struct Tracked<B> {
+    body: B,
+    _under_way: UnderWay,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,327 @@
+//! Listeners: bound addresses with their TLS and limits, and the connections that come in on them.
+//!
+//! Every worker has a socket of its own per listener (SO_REUSEPORT), so an accepted connection lives and dies on one
+//! thread. This module turns sockets into exchanges and hands them to a [`Handler`]; it does not know who answers.
+//!
+//! Closing a listener loses nobody: what the kernel has queued is accepted first. Between that and the close there is
+//! a moment in which a connection can still be reset; `net.ipv4.tcp_migrate_req=1` closes it where another process
+//! listens on the same port.
+
+mod connections;
+mod http;
+mod proxy_protocol;
+mod socket;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+pub use connections::{Activity, Connections, Times};
+pub use http::{LocalExecutor, Tracked};
+pub use proxy_protocol::ProxyProtocol;
+
+use crate::headers::UnsafeNames;
+use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
+use crate::names::{Decision, HeaderReason, Limit};
+use crate::tls;
+use connections::{Registration, Want};
+use http::{ClientIo, Ended, OpenConnection, Stream};
+use socket::ClientSocket;
+
+/// The settings of a listener, TLS apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub name: Box<str>,
+    pub address: SocketAddr,
+    pub proxy_protocol: ProxyProtocol,
+    pub times: Times,
+    pub limits: Limits,
+    pub unsafe_names: UnsafeNames,
+    /// The port of the https URL that everything is redirected to.
+    pub redirect_port: Option<u16>,
+}
+
+/// What bounds a request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub header_bytes: u32,
+    pub header_count: usize,
+    pub max_streams: u32,
+}
+
+/// A listener of one snapshot.
+pub struct Endpoint {
+    pub settings: Settings,
+    /// Its position in the configuration.
+    pub position: usize,
+    pub tls: Option<tls::Endpoint>,
+    pub metrics: Arc<ListenerMetrics>,
+    /// Who may speak the PROXY protocol.
+    pub trusted: Arc<[IpNet]>,
+}
+
+/// What is known of the connection that an exchange came in on.
+pub struct Downstream {
+    pub endpoint: Arc<Endpoint>,
+    /// The client, or the peer in front of us; after the PROXY header.
+    pub peer: SocketAddr,
+    /// The port that it connected to.
+    pub local_port: u16,
+    pub tls: Option<tls::Facts>,
+    pub http2: bool,
+    activity: Arc<Activity>,
+}
+
+impl Downstream {
+    /// Says that the connection now carries another protocol.
+    pub fn becomes_tunnel(&self) {
+        self.activity.becomes_tunnel();
+    }
+}
+
+/// Whoever answers exchanges.
+pub trait Handler: Clone + 'static {
+    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
+
+    /// Answers one exchange. Dropping the future, or the body of its response, ends the exchange.
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        downstream: Rc<Downstream>,
+    ) -> impl Future<Output = Response<Self::Body>> + use<Self> + 'static;
+}
+
+/// Binds one worker's socket; several may share the address.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        // "[::]:443" beside "0.0.0.0:443" must both be possible, as the file names each.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}
+
+/// Open connections by client address, over all workers; empty while there is no limit.
+#[derive(Default)]
+pub struct PerAddress(Mutex<HashMap<IpAddr, usize>>);
+
+impl PerAddress {
+    fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<AddressGuard> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(AddressGuard { counts: Arc::clone(self), address })
+    }
+}
+
+struct AddressGuard {
+    counts: Arc<PerAddress>,
+    address: IpAddr,
+}
+
+impl Drop for AddressGuard {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What the accept loops of one worker share.
+pub struct Acceptor<H> {
+    pub connections: Rc<Connections>,
+    pub handler: H,
+    pub metrics: Arc<Metrics>,
+    pub worker: WorkerId,
+    pub per_address: Arc<PerAddress>,
+    /// 0: no limit.
+    pub most_per_address: Rc<std::cell::Cell<usize>>,
+}
+
+/// A listener's accept loop on one worker, as its owner holds it.
+pub struct Accepting {
+    endpoint: Rc<RefCell<Arc<Endpoint>>>,
+    stop: Rc<Notify>,
+}
+
+impl Accepting {
+    /// New connections go by this definition from now on.
+    pub fn update(&self, endpoint: Arc<Endpoint>) {
+        *self.endpoint.borrow_mut() = endpoint;
+    }
+
+    /// Accepts what is queued, then closes the socket.
+    pub fn stop(&self) {
+        self.stop.notify_one();
+    }
+}
+
+impl<H: Handler> Acceptor<H> {
+    /// Starts to accept.
+    #[allow(clippy::disallowed_methods, reason = "the loop ends with Accepting::stop, each connection by its sweep")]
+    pub fn start(self: &Rc<Self>, socket: std::net::TcpListener, endpoint: Arc<Endpoint>) -> io::Result<Accepting> {
+        let socket = TcpListener::from_std(socket)?;
+        let accepting = Accepting { endpoint: Rc::new(RefCell::new(endpoint)), stop: Rc::default() };
+        let (endpoint, stop) = (Rc::clone(&accepting.endpoint), Rc::clone(&accepting.stop));
+        tokio::task::spawn_local(Rc::clone(self).accept_loop(socket, endpoint, stop));
+        Ok(accepting)
+    }
+
+    async fn accept_loop(self: Rc<Self>, socket: TcpListener, endpoint: Rc<RefCell<Arc<Endpoint>>>, stop: Rc<Notify>) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.notified() => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => self.open(tcp, peer, &endpoint),
+                // Out of descriptors, or the peer has gone: the next accept must not spin.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+        self.accept_queued(&socket, &endpoint);
+    }
+
+    fn accept_queued(self: &Rc<Self>, socket: &TcpListener, endpoint: &RefCell<Arc<Endpoint>>) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Ok((tcp, peer))) = socket.poll_accept(&mut cx) {
+            self.open(tcp, peer, endpoint);
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the connection is registered: the sweep ends it")]
+    fn open(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: &RefCell<Arc<Endpoint>>) {
+        let endpoint = Arc::clone(&endpoint.borrow());
+        let most = self.most_per_address.get();
+        let guard = if most == 0 { None } else { Some(self.per_address.enter(peer.ip(), most)) };
+        if matches!(guard, Some(None)) {
+            self.metrics.limit_reached(self.worker, Limit::ConnectionsPerAddress);
+            return;
+        }
+        let Some(registration) = self.connections.register(endpoint.settings.times) else { return };
+        let acceptor = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            acceptor.serve(tcp, peer, endpoint, registration).await;
+            drop(guard);
+        });
+    }
+
+    async fn serve(self: Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: Arc<Endpoint>, registration: Registration) {
+        let activity = Arc::clone(&registration.activity);
+        let open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
+        let _ = tcp.set_nodelay(true);
+        let local_port = tcp.local_addr().map_or(0, |address| address.port());
+        let opened = {
+            let opening = Box::pin(self.open_stream(tcp, peer, &endpoint));
+            unless_aborted(opening, &registration).await
+        };
+        let Some(Some((stream, peer, tls))) = opened else { return };
+        let http2 = matches!(&stream, Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
+        registration.http2.set(http2);
+        let io = ClientIo { stream, open };
+        endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
+        let limits = endpoint.settings.limits;
+        let downstream = Rc::new(Downstream { endpoint, peer, local_port, tls, http2, activity });
+        let connections = Rc::clone(&self.connections);
+        let draining: Rc<dyn Fn() -> bool> = Rc::new(move || connections.is_draining());
+        let ended = http::serve(io, downstream, limits, self.handler.clone(), registration, draining).await;
+        self.count_end(&ended);
+    }
+
+    /// The PROXY header, then TLS.
+    async fn open_stream(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        endpoint: &Endpoint,
+    ) -> Option<(Stream, SocketAddr, Option<tls::Facts>)> {
+        let mut socket = ClientSocket::new(tcp);
+        let peer = self.true_peer(&mut socket, peer, endpoint).await?;
+        let Some(tls) = &endpoint.tls else { return Some((Stream::Plain(socket), peer, None)) };
+        let cells = endpoint.metrics.cells.of(self.worker);
+        let stream = match TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                cells.handshakes_failed.add(1);
+                tracing::debug!(%peer, listener = %endpoint.settings.name, %error, "TLS handshake failed");
+                return None;
+            }
+        };
+        let facts = tls.facts(stream.get_ref().1);
+        cells.handshakes[usize::from(facts.tls13)][usize::from(facts.resumed)].add(1);
+        Some((Stream::Tls(Box::new(stream)), peer, Some(facts)))
+    }
+
+    async fn true_peer(&self, socket: &mut ClientSocket, peer: SocketAddr, endpoint: &Endpoint) -> Option<SocketAddr> {
+        let accepted = endpoint.settings.proxy_protocol;
+        if accepted == ProxyProtocol::Off {
+            return Some(peer);
+        }
+        let refused = |why: &dyn std::fmt::Display| {
+            self.metrics.limit_reached(self.worker, Limit::ProxyProtocol);
+            tracing::debug!(%peer, listener = %endpoint.settings.name, %why, "connection refused");
+        };
+        if !endpoint.trusted.iter().any(|network| network.contains(&peer.ip())) {
+            refused(&"not one of trusted_proxies, and the listener wants the PROXY protocol");
+            return None;
+        }
+        match proxy_protocol::read(socket, accepted).await {
+            Ok(client) => Some(client.unwrap_or(peer)),
+            Err(error) => {
+                refused(&error);
+                None
+            }
+        }
+    }
+
+    /// hyper answers malformed heads itself, without a hook: they are counted here.
+    fn count_end(&self, ended: &Ended) {
+        let Ended::Failed(error) = ended else { return };
+        if error.is_parse_too_large() {
+            self.metrics.limit_reached(self.worker, Limit::HeaderSize);
+        } else if error.is_parse() {
+            self.metrics.header_decision(self.worker, Decision::Rejected, HeaderReason::Malformed);
+        }
+    }
+}
+
+/// Runs a future until it is done, or the sweep says that its connection must go.
+async fn unless_aborted<F: Future + Unpin>(mut future: F, registration: &Registration) -> Option<F::Output> {
+    std::future::poll_fn(|cx| {
+        if registration.control.want(cx) == Want::Abort {
+            return std::task::Poll::Ready(None);
+        }
+        std::pin::Pin::new(&mut future).poll(cx).map(Some)
+    })
+    .await
+}

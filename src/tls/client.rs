@@ -1,0 +1,82 @@
+//! TLS towards servers.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+/// How a server's certificate is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Off: any certificate is taken.
+    pub verify: bool,
+    /// Authorities; none: the system's.
+    pub ca: Vec<CertificateDer<'static>>,
+    pub http2: bool,
+}
+
+/// Why TLS towards servers cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS to the servers cannot be set up: {0}")]
+pub struct ClientError(#[from] rustls::Error);
+
+/// A configuration for connecting to servers.
+pub fn client_config(settings: &ClientSettings) -> Result<Arc<ClientConfig>, ClientError> {
+    let builder = ClientConfig::builder();
+    let mut config = if !settings.verify {
+        let provider = Arc::clone(CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?);
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))).with_no_client_auth()
+    } else if settings.ca.is_empty() {
+        builder.with_platform_verifier()?.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        for authority in &settings.ca {
+            roots.add(authority.clone())?;
+        }
+        builder.with_root_certificates(roots).with_no_client_auth()
+    };
+    config.alpn_protocols = vec![if settings.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    Ok(Arc::new(config))
+}
+
+/// `verify = false`: the connection is private against listeners, not against impostors.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
