@@ -66,6 +66,16 @@ impl RingKey {
     }
 }
 
+/// 32 bytes from the operating system.
+///
+/// # Panics
+/// When the operating system has no entropy to give: no secret can be made then.
+pub fn random_secret() -> [u8; KEY_BYTES] {
+    let mut secret = [0; KEY_BYTES];
+    getrandom::fill(&mut secret).expect("the operating system gives random bytes");
+    secret
+}
+
 /// Current and previous keys. The first one seals, all open.
 pub struct KeyRing {
     keys: Vec<RingKey>,
@@ -79,6 +89,12 @@ impl KeyRing {
     pub fn new(keys: Vec<RingKey>) -> Self {
         assert!(!keys.is_empty(), "a ring has at least one key");
         KeyRing { keys }
+    }
+
+    /// A ring of one key that was drawn when the process started: the same at every call, gone with the process.
+    pub fn ephemeral() -> Self {
+        static SECRET: std::sync::OnceLock<[u8; KEY_BYTES]> = std::sync::OnceLock::new();
+        KeyRing::new(vec![RingKey::from_secret(*SECRET.get_or_init(random_secret))])
     }
 
     /// The sealing key's own HMAC for a label.

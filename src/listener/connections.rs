@@ -250,7 +250,8 @@ impl Connections {
     fn close_oldest_idle(&self) -> bool {
         let mut list = self.list.borrow_mut();
         let idle = list.iter().enumerate().filter(|(_, entry)| entry.activity.phase() == Phase::Idle);
-        let mut idle: Vec<(u64, usize)> = idle.map(|(at, entry)| (entry.activity.since.load(Ordering::Relaxed), at)).collect();
+        let mut idle: Vec<(u64, usize)> =
+            idle.map(|(at, entry)| (entry.activity.since.load(Ordering::Relaxed), at)).collect();
         if idle.is_empty() {
             return false;
         }
@@ -284,7 +285,10 @@ impl Connections {
             return None;
         }
         let blocked = activity.blocked_since.load(Ordering::Relaxed);
-        if blocked != 0 && now.since(Moment::from_nanos(blocked)) > entry.times.idle && activity.phase() != Phase::Tunnel {
+        if blocked != 0
+            && now.since(Moment::from_nanos(blocked)) > entry.times.idle
+            && activity.phase() != Phase::Tunnel
+        {
             return Some((Want::Abort, Some(Limit::WriteTimeout)));
         }
         let spent = now.since(Moment::from_nanos(activity.since.load(Ordering::Relaxed)));

@@ -23,6 +23,7 @@ use super::connections::{Activity, Control, Phase, Registration, Want};
 use super::socket::ClientSocket;
 use super::{Downstream, Handler, Limits};
 use crate::metrics::{ListenerMetrics, WorkerId};
+use crate::tasks::LocalExecutor;
 
 /// The client's byte stream, plain or TLS, noting what goes on.
 pub struct ClientIo {
@@ -111,17 +112,6 @@ impl AsyncWrite for ClientIo {
             Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
-    }
-}
-
-/// Spawns hyper's HTTP/2 tasks on the worker that the connection belongs to.
-#[derive(Clone, Copy)]
-pub struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    #[allow(clippy::disallowed_methods, reason = "hyper owns these tasks: they end with their connection")]
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }
 

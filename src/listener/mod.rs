@@ -31,13 +31,13 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 pub use connections::{Activity, Connections, Times};
-pub use http::{LocalExecutor, Tracked};
+pub use http::Tracked;
 pub use proxy_protocol::ProxyProtocol;
 
 use crate::headers::UnsafeNames;
 use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit};
-use crate::tls;
+use crate::{tasks, tls};
 use connections::{Registration, Want};
 use http::{ClientIo, Ended, OpenConnection, Stream};
 use socket::ClientSocket;
@@ -95,7 +95,9 @@ impl Downstream {
 
 /// Whoever answers exchanges.
 pub trait Handler: Clone + 'static {
-    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static;
+    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Unpin
+        + 'static;
 
     /// Answers one exchange. Dropping the future, or the body of its response, ends the exchange.
     fn handle(
@@ -184,12 +186,12 @@ impl Accepting {
 
 impl<H: Handler> Acceptor<H> {
     /// Starts to accept.
-    #[allow(clippy::disallowed_methods, reason = "the loop ends with Accepting::stop, each connection by its sweep")]
+    /// The loop ends with [`Accepting::stop`].
     pub fn start(self: &Rc<Self>, socket: std::net::TcpListener, endpoint: Arc<Endpoint>) -> io::Result<Accepting> {
         let socket = TcpListener::from_std(socket)?;
         let accepting = Accepting { endpoint: Rc::new(RefCell::new(endpoint)), stop: Rc::default() };
         let (endpoint, stop) = (Rc::clone(&accepting.endpoint), Rc::clone(&accepting.stop));
-        tokio::task::spawn_local(Rc::clone(self).accept_loop(socket, endpoint, stop));
+        tasks::spawn(Rc::clone(self).accept_loop(socket, endpoint, stop));
         Ok(accepting)
     }
 
@@ -219,7 +221,6 @@ impl<H: Handler> Acceptor<H> {
         }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the connection is registered: the sweep ends it")]
     fn open(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: &RefCell<Arc<Endpoint>>) {
         let endpoint = Arc::clone(&endpoint.borrow());
         let most = self.most_per_address.get();
@@ -230,13 +231,20 @@ impl<H: Handler> Acceptor<H> {
         }
         let Some(registration) = self.connections.register(endpoint.settings.times) else { return };
         let acceptor = Rc::clone(self);
-        tokio::task::spawn_local(async move {
+        // The connection is registered: the sweep ends it.
+        tasks::spawn(async move {
             acceptor.serve(tcp, peer, endpoint, registration).await;
             drop(guard);
         });
     }
 
-    async fn serve(self: Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: Arc<Endpoint>, registration: Registration) {
+    async fn serve(
+        self: Rc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        endpoint: Arc<Endpoint>,
+        registration: Registration,
+    ) {
         let activity = Arc::clone(&registration.activity);
         let open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
         let _ = tcp.set_nodelay(true);

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use ppp::{HeaderResult, v1, v2};
 use tokio::io::AsyncReadExt;
 
 use super::socket::ClientSocket;
@@ -52,11 +52,10 @@ pub(super) async fn read(socket: &mut ClientSocket, accepted: ProxyProtocol) -> 
 
 /// The address and the header's length; `None` while it is incomplete.
 fn parse(bytes: &[u8], accepted: ProxyProtocol) -> Result<Option<(Option<SocketAddr>, usize)>, Refused> {
-    let parsed = HeaderResult::parse(bytes);
-    if parsed.is_incomplete() {
+    if !is_whole(bytes)? {
         return Ok(None);
     }
-    match parsed {
+    match HeaderResult::parse(bytes) {
         HeaderResult::V1(Ok(header)) if matches!(accepted, ProxyProtocol::V1 | ProxyProtocol::Any) => {
             let client = match header.addresses {
                 v1::Addresses::Tcp4(tcp) => Some(SocketAddr::from((tcp.source_address, tcp.source_port))),
@@ -76,6 +75,23 @@ fn parse(bytes: &[u8], accepted: ProxyProtocol) -> Result<Option<(Option<SocketA
         }
         _ => Err(Refused::Malformed),
     }
+}
+
+/// Whether the header has come in whole, as far as its own framing says.
+fn is_whole(bytes: &[u8]) -> Result<bool, Refused> {
+    const V1: &[u8] = b"PROXY ";
+    const V1_LONGEST: usize = 107;
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    let begins_with = |signature: &[u8]| bytes.iter().zip(signature).all(|(one, other)| one == other);
+    if begins_with(V2) {
+        let length = bytes.get(14..16).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
+        return Ok(length.is_some_and(|length| bytes.len() >= 16 + length));
+    }
+    let line = &bytes[..bytes.len().min(V1_LONGEST)];
+    if !begins_with(V1) || (line.len() == V1_LONGEST && memchr::memchr(b'\n', line).is_none()) {
+        return Err(Refused::Malformed);
+    }
+    Ok(memchr::memchr(b'\n', line).is_some())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -87,9 +88,21 @@ pub fn certificates_from_pem(pem: &[u8], name: &str) -> Result<Vec<CertificateDe
     }
 }
 
-/// Makes a certificate for development, of its own signature.
-pub fn self_signed(names: &[String]) -> Result<Certificate, CertificateError> {
-    let made = rcgen::generate_simple_self_signed(names).map_err(|error| CertificateError::Generate(error.to_string()))?;
+/// A certificate for development, of its own signature. It is made once per process and names: a reload keeps it.
+pub fn self_signed(names: &[String]) -> Result<Arc<Certificate>, CertificateError> {
+    static MADE: Mutex<Vec<(Vec<String>, Arc<Certificate>)>> = Mutex::new(Vec::new());
+    let mut made = MADE.lock();
+    if let Some((_, certificate)) = made.iter().find(|(known, _)| known == names) {
+        return Ok(Arc::clone(certificate));
+    }
+    let certificate = Arc::new(make_self_signed(names)?);
+    made.push((names.to_vec(), Arc::clone(&certificate)));
+    Ok(certificate)
+}
+
+fn make_self_signed(names: &[String]) -> Result<Certificate, CertificateError> {
+    let made =
+        rcgen::generate_simple_self_signed(names).map_err(|error| CertificateError::Generate(error.to_string()))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     build(vec![made.cert.der().clone()], key, "self-signed", true)
 }
@@ -137,9 +150,14 @@ mod tests {
     fn names_cover_hosts_and_wildcards_one_label() {
         crate::tls::install_provider();
         let made = self_signed(&["a.test".to_owned(), "*.b.test".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        for (host, covered) in
-            [("a.test", true), ("x.b.test", true), ("b.test", false), ("y.x.b.test", false), ("127.0.0.1", true), ("[::1]", false)]
-        {
+        for (host, covered) in [
+            ("a.test", true),
+            ("x.b.test", true),
+            ("b.test", false),
+            ("y.x.b.test", false),
+            ("127.0.0.1", true),
+            ("[::1]", false),
+        ] {
             assert_eq!(made.names.cover(host), covered, "{host}");
         }
     }

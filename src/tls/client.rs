@@ -27,7 +27,8 @@ pub struct ClientError(#[from] rustls::Error);
 pub fn client_config(settings: &ClientSettings) -> Result<Arc<ClientConfig>, ClientError> {
     let builder = ClientConfig::builder();
     let mut config = if !settings.verify {
-        let provider = Arc::clone(CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?);
+        let provider =
+            Arc::clone(CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?);
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))).with_no_client_auth()
     } else if settings.ca.is_empty() {
         builder.with_platform_verifier()?.with_no_client_auth()

@@ -156,7 +156,8 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let candidates = self.candidates(name.as_deref());
-        let fits = |certificate: &&Arc<Certificate>| certificate.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let fits =
+            |certificate: &&Arc<Certificate>| certificate.key.key.choose_scheme(hello.signature_schemes()).is_some();
         let chosen = candidates.iter().find(fits).or(candidates.first())?;
         Some(Arc::clone(&chosen.key))
     }
@@ -171,13 +172,18 @@ mod tests {
         install_provider();
         let made = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            Arc::new(self_signed(&names).unwrap())
+            self_signed(&names).unwrap()
         };
         let certificates = [made(&["a.test"]), made(&["*.b.test", "c.test"])];
         let by_name = ByName::new(&certificates);
-        for (sni, wanted) in
-            [(Some("a.test"), 0), (Some("x.b.test"), 1), (Some("c.test"), 1), (Some("y.x.b.test"), 0), (None, 0), (Some("z"), 0)]
-        {
+        for (sni, wanted) in [
+            (Some("a.test"), 0),
+            (Some("x.b.test"), 1),
+            (Some("c.test"), 1),
+            (Some("y.x.b.test"), 0),
+            (None, 0),
+            (Some("z"), 0),
+        ] {
             assert!(Arc::ptr_eq(&by_name.candidates(sni)[0], &certificates[wanted]), "{sni:?}");
         }
     }

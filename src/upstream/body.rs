@@ -213,13 +213,17 @@ impl Body for OutBody {
         let Some(sending) = &self.0 else { return true };
         let source = sending.source.borrow();
         let all_sent = sending.next >= source.kept.len();
-        all_sent && source.fault.is_none() && source.trailers.is_none() && (source.ended || source.incoming.is_end_stream())
+        all_sent
+            && source.fault.is_none()
+            && source.trailers.is_none()
+            && (source.ended || source.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(sending) = &self.0 else { return SizeHint::with_exact(0) };
         let source = sending.source.borrow();
-        let unsent: u64 = source.kept[sending.next.min(source.kept.len())..].iter().map(|bytes| bytes.len() as u64).sum();
+        let unsent: u64 =
+            source.kept[sending.next.min(source.kept.len())..].iter().map(|bytes| bytes.len() as u64).sum();
         match source.incoming.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(rest + unsent),
             None => SizeHint::default(),

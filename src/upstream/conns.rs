@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use super::{ConnectError, Io, OutBody, RequestBody, Target, connect};
 use crate::clock::{Deadline, Moment, Ticker};
 use crate::metrics::{ServerMetrics, WorkerId};
+use crate::tasks::{self, LocalExecutor};
 
 /// Windows of HTTP/2 towards servers. The connection's is so large that streams whose clients read slowly never stop
 /// the others: memory is bounded by the stream's.
@@ -189,9 +190,8 @@ impl Conns {
         Ok(Connection::Http1 { conn, reused: false })
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the task ends with the last holder of the connection's sender")]
     async fn open_http2(&self, target: &Arc<Target>, io: TokioIo<Io>, counted: Counted) -> hyper::Result<Connection> {
-        let mut builder = http2::Builder::new(LocalTasks);
+        let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -200,7 +200,8 @@ impl Conns {
         let server = target.settings.address.to_string();
         let most_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
         let noted = Rc::clone(&most_streams);
-        tokio::task::spawn_local(poll_fn(move |cx| {
+        // The task ends with the last holder of the connection's sender.
+        tasks::spawn(poll_fn(move |cx| {
             let polled = Pin::new(&mut connection).poll(cx);
             noted.set(connection.current_max_send_streams());
             polled.map(|ended| {
@@ -262,16 +263,6 @@ impl Conns {
 
 fn key(target: &Arc<Target>) -> usize {
     Arc::as_ptr(target).addr()
-}
-
-#[derive(Clone, Copy)]
-struct LocalTasks;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalTasks {
-    #[allow(clippy::disallowed_methods, reason = "hyper owns these tasks: they end with their connection")]
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }
 
 /// What limits the waiting for a response.
@@ -356,7 +347,12 @@ impl From<TrySendError<Request<OutBody>>> for SendFailure {
     fn from(mut failed: TrySendError<Request<OutBody>>) -> Self {
         let request = failed.take_message();
         let error = failed.into_error();
-        SendFailure { unsent: request.is_some() || was_refused(&error), reused: false, request, kind: FailureKind::Broken(error) }
+        SendFailure {
+            unsent: request.is_some() || was_refused(&error),
+            reused: false,
+            request,
+            kind: FailureKind::Broken(error),
+        }
     }
 }
 

@@ -1,0 +1,71 @@
+//! The configuration file: from TOML to settings, with every problem found at once.
+//!
+//! Two configurations: what was written (`document`, checked against `vocabulary`), and what it means (`settings`).
+//! Only the second travels; no module below this one knows that TOML exists. Loading also loads what the file names
+//! (certificates, keys, error pages) and resolves server names, so `check` finds what `run` would trip over.
+
+mod document;
+mod headers;
+mod listeners;
+mod pools;
+mod problem;
+mod resolve;
+mod routes;
+mod schema;
+mod settings;
+pub mod vocabulary;
+
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+pub use document::{parse_duration, parse_size};
+pub use problem::{Problem, Problems, Report, Severity};
+pub use schema::schema;
+pub use settings::{
+    AccessLog, Action, Admin, AdminAddress, Configuration, HeaderChanges, Listener, PoolSettings, Process, Retry,
+    Route, ServerEntry, Timeouts,
+};
+
+/// A configuration that can be used, and what was noticed on the way.
+pub struct Loaded {
+    pub configuration: Configuration,
+    pub warnings: Report,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read {}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("{}", .0.human(false))]
+    Problems(Report),
+}
+
+/// Reads a file and everything that it names.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let source = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
+    parse(path, source).map_err(LoadError::Problems)
+}
+
+/// Reads the text of a file; paths in it are relative to the file's directory.
+fn parse(path: &Path, source: String) -> Result<Loaded, Report> {
+    let problems = Problems::default();
+    let configuration = {
+        let (document, errors) = DeTable::parse_recoverable(&source);
+        for error in errors {
+            problems.error(error.span().unwrap_or(0..0), error.message().to_owned(), None);
+        }
+        document::check(document.get_ref(), &problems);
+        resolve::resolve(document.get_ref(), path, &problems)
+    };
+    let failed = problems.has_errors();
+    let report = Report { path: path.display().to_string(), source, problems: problems.into_sorted() };
+    match configuration {
+        Some(configuration) if !failed => Ok(Loaded { configuration, warnings: report }),
+        _ => Err(report),
+    }
+}
+
+#[cfg(test)]
+mod tests;

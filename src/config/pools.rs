@@ -1,0 +1,305 @@
+//! `[[pool]]` with its servers, and everything below it.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::document::{Located, Section};
+use super::listeners::authorities;
+use super::resolve::Context;
+use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
+use crate::affinity::{SameSite, StickySettings};
+use crate::balance::Balance;
+use crate::health::{OutlierSettings, RiseFall};
+use crate::pool::{RetryBudget, ServerSettings};
+use crate::probe;
+use crate::routing::Authority;
+use crate::tls::{ClientSettings, ServerName};
+use crate::upstream::{Address, TargetSettings};
+
+/// Retries that are always allowed, however few requests are in flight.
+const RETRY_FLOOR: u32 = 10;
+
+/// The pools, each with its name as it was written.
+pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<(Located<String>, PoolSettings)> {
+    let pools: Vec<_> = sections.iter().filter_map(|section| pool(context, section)).collect();
+    context.check_unique("pool", &pools.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    for (at, (name, pool)) in pools.iter().enumerate() {
+        let same_cookie = |other: &&(Located<String>, PoolSettings)| match (&other.1.sticky, &pool.sticky) {
+            (Some(one), Some(other)) => one.cookie == other.cookie,
+            _ => false,
+        };
+        if let Some((other, _)) = pools[..at].iter().find(same_cookie).filter(|(other, _)| other.value != name.value) {
+            let message = format!("pools `{}` and `{}` would use one cookie name", other.value, name.value);
+            context.error(name.span.clone(), message, "give each its own `[pool.sticky] cookie`".to_owned());
+        }
+    }
+    pools
+}
+
+fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<(Located<String>, PoolSettings)> {
+    let name = section.text("name")?;
+    if name.value == "-" || name.value.is_empty() {
+        context.error(name.span.clone(), "a pool needs a name (and \"-\" stands for none in metrics)", None);
+    }
+    let sticky = section.word("mode", |mode| Some(mode == "sticky")).unwrap_or(false);
+    if !sticky && section.has("sticky") {
+        let message = "`[pool.sticky]` is only for pools with `mode = \"sticky\"`";
+        context.error(section.place("sticky"), message, None);
+    }
+    let host = section.text("host").and_then(|host| host_value(context, &host));
+    let servers: Vec<_> = {
+        let base = target(context, section);
+        section
+            .sections("server")
+            .iter()
+            .filter_map(|server| server_entry(context, server, section, base.as_ref()?))
+            .collect()
+    };
+    context.check_unique("server", &servers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    let health = section.section("health");
+    let pool = PoolSettings {
+        sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), &name.value)),
+        balance: section.word("balance", Balance::from_word).unwrap_or(Balance::P2c),
+        health: probe_settings(context, &health, host.clone()),
+        host,
+        debug_headers: section.flag("debug_headers"),
+        servers: servers.into_iter().map(|(_, server)| server).collect(),
+        outlier: outlier(&section.section("outlier")),
+        timeouts: timeouts(&section.section("timeouts")),
+        retry: retry(&section.section("retry")),
+        name: name.value.as_str().into(),
+    };
+    Some((name, pool))
+}
+
+fn host_value(context: &Context<'_>, host: &Located<String>) -> Option<HeaderValue> {
+    let value = Authority::parse(&host.value).and_then(|_| HeaderValue::try_from(&host.value).ok());
+    if value.is_none() {
+        context.error(host.span.clone(), format!("\"{}\" is no host", host.value), None);
+    }
+    value
+}
+
+fn sticky_settings(context: &Context<'_>, section: &Section<'_>, pool: &str) -> StickySettings {
+    let cookie = section.text("cookie");
+    if let Some(cookie) = &cookie {
+        check_cookie_name(context, cookie);
+    }
+    let same_site = section.word("same_site", SameSite::from_word).unwrap_or(SameSite::Lax);
+    let partitioned = section.flag("partitioned");
+    if partitioned && same_site != SameSite::None {
+        context.error(section.place("partitioned"), "`partitioned` needs `same_site = \"None\"`", None);
+    }
+    StickySettings {
+        cookie: cookie.map_or_else(|| StickySettings::default_cookie(pool), |cookie| cookie.value).into(),
+        idle: section.duration("idle"),
+        absolute: section.duration("absolute"),
+        same_site,
+        partitioned,
+        persistent: section.flag("persistent"),
+    }
+}
+
+/// A token (RFC 6265, section 4.1.1); and the prefix is spelt right or not meant.
+fn check_cookie_name(context: &Context<'_>, cookie: &Located<String>) {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if cookie.value.is_empty() || !cookie.value.bytes().all(legal) {
+        context.error(cookie.span.clone(), format!("\"{}\" is no cookie name", cookie.value), None);
+    } else if !cookie.value.starts_with("__Host-") {
+        let help = format!("over TLS only a prefixed name is safe from being planted: \"__Host-{}\"", cookie.value);
+        context.error(cookie.span.clone(), "the pin cookie's name must begin with `__Host-`", help);
+    }
+}
+
+/// What the servers' targets have in common.
+struct TargetBase {
+    tls: Option<(Option<Located<String>>, ClientSettings)>,
+    http2: bool,
+    connect_timeout: Duration,
+    keep_alive: Duration,
+    idle_connections: usize,
+}
+
+fn target(context: &Context<'_>, pool: &Section<'_>) -> Option<TargetBase> {
+    let http2 = pool.section("http").word("version", |version| Some(version == "2")).unwrap_or(false);
+    let tls = pool.section("tls");
+    let client = match tls.text("ca").filter(|_| tls.is_written()) {
+        Some(path) => authorities(context, &path)?,
+        None => Vec::new(),
+    };
+    let client = ClientSettings { verify: tls.flag("verify"), ca: client, http2 };
+    if tls.is_written() && !client.verify && tls.has("ca") {
+        context.error(tls.place("verify"), "`verify = false` and `ca` exclude each other", None);
+    }
+    let timeouts = pool.section("timeouts");
+    Some(TargetBase {
+        tls: tls.is_written().then(|| (tls.text("server_name"), client)),
+        http2,
+        connect_timeout: timeouts.duration("connect"),
+        keep_alive: timeouts.duration("keep_alive"),
+        idle_connections: pool.section("connections").number("idle"),
+    })
+}
+
+fn server_entry(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    pool: &Section<'_>,
+    base: &TargetBase,
+) -> Option<(Located<String>, ServerEntry)> {
+    let name = section.text("name")?;
+    if name.value == "-" || name.value.is_empty() {
+        context.error(name.span.clone(), "a server needs a name (and \"-\" stands for none in metrics)", None);
+    }
+    let written = section.text("address")?;
+    let Some(address) = parse_address(&written.value) else {
+        let help = "host:port, as \"10.0.0.11:8080\", or \"unix:/path\"".to_owned();
+        context.error(written.span, format!("\"{}\" is no server address", written.value), help);
+        return None;
+    };
+    let tls = match &base.tls {
+        None => None,
+        Some((configured, client)) => {
+            Some((certificate_name(context, configured.as_ref(), &address, pool)?, client.clone()))
+        }
+    };
+    let entry = ServerEntry {
+        settings: ServerSettings {
+            name: name.value.as_str().into(),
+            weight: section.number("weight"),
+            max_requests: section.number("max_requests"),
+            backup: section.flag("backup"),
+        },
+        addresses: resolve_name(context, &address, &written),
+        target: TargetSettings {
+            address,
+            tls,
+            http2: base.http2,
+            connect_timeout: base.connect_timeout,
+            keep_alive: base.keep_alive,
+            idle_connections: base.idle_connections,
+        },
+    };
+    Some((name, entry))
+}
+
+fn parse_address(text: &str) -> Option<Address> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| Address::Unix(path.into()));
+    }
+    let parsed = Authority::parse(text)?;
+    let host = parsed.host.trim_matches(['[', ']']);
+    Some(Address::Tcp { host: host.into(), port: parsed.port.filter(|port| *port > 0)? })
+}
+
+fn certificate_name(
+    context: &Context<'_>,
+    configured: Option<&Located<String>>,
+    address: &Address,
+    pool: &Section<'_>,
+) -> Option<ServerName<'static>> {
+    let (name, span) = match (configured, address) {
+        (Some(name), _) => (name.value.clone(), name.span.clone()),
+        (None, Address::Tcp { host, .. }) => (host.to_string(), pool.place("tls")),
+        (None, Address::Unix(_)) => {
+            context.error(pool.place("tls"), "TLS over a Unix socket needs `[pool.tls] server_name`", None);
+            return None;
+        }
+    };
+    let parsed = ServerName::try_from(name.clone());
+    parsed.map_err(|_| context.error(span, format!("\"{name}\" is no name of a server's certificate"), None)).ok()
+}
+
+/// Names are resolved when the file is read, so that a misspelt one is found by `check`.
+fn resolve_name(context: &Context<'_>, address: &Address, written: &Located<String>) -> Vec<SocketAddr> {
+    let Address::Tcp { host, port } = address else { return Vec::new() };
+    match (&**host, *port).to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            context.error(written.span.clone(), format!("`{host}` cannot be resolved: {error}"), None);
+            Vec::new()
+        }
+    }
+}
+
+fn probe_settings(context: &Context<'_>, section: &Section<'_>, host: Option<HeaderValue>) -> Option<probe::Settings> {
+    let path = section.text("path");
+    let kind = section.word("type", |kind| Some(kind.to_owned()));
+    let kind = kind.unwrap_or_else(|| if path.is_some() { "http" } else { "tcp" }.to_owned());
+    if kind != "http" {
+        for key in ["path", "expect"].into_iter().filter(|key| section.has(key)) {
+            let message = format!("`{key}` is for `type = \"http\"`, and the type here is \"{kind}\"");
+            context.error(section.place(key), message, None);
+        }
+    }
+    let kind = match kind.as_str() {
+        "off" => return None,
+        "tcp" => probe::Kind::Tcp,
+        _ => probe::Kind::Http { path: probe_path(context, path, section), host, expect: expected(context, section) },
+    };
+    Some(probe::Settings {
+        kind,
+        interval: section.duration("interval"),
+        timeout: section.duration("timeout"),
+        limits: RiseFall { rise: section.number("rise"), fall: section.number("fall") },
+    })
+}
+
+fn probe_path(context: &Context<'_>, path: Option<Located<String>>, section: &Section<'_>) -> Box<str> {
+    match path {
+        Some(path) if path.value.parse::<http::uri::PathAndQuery>().is_ok() && path.value.starts_with('/') => {
+            path.value.into()
+        }
+        Some(path) => {
+            context.error(path.span, format!("\"{}\" is no path", path.value), None);
+            "/".into()
+        }
+        None => {
+            context.error(section.span.clone(), "`type = \"http\"` needs a `path`", None);
+            "/".into()
+        }
+    }
+}
+
+/// "200-399", "200,204".
+fn expected(context: &Context<'_>, section: &Section<'_>) -> Vec<RangeInclusive<u16>> {
+    let Some(text) = section.text("expect") else { return Vec::new() };
+    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+    let range = |part: &str| match part.split_once('-') {
+        Some((first, last)) => Some(status(first)?..=status(last)?),
+        None => status(part).map(|status| status..=status),
+    };
+    let ranges: Option<Vec<_>> = text.value.split(',').map(range).collect();
+    ranges.unwrap_or_else(|| {
+        let help = "status codes and ranges, as \"200-399\" or \"200,204\"".to_owned();
+        context.error(text.span, format!("\"{}\" names no status codes", text.value), help);
+        Vec::new()
+    })
+}
+
+fn outlier(section: &Section<'_>) -> OutlierSettings {
+    OutlierSettings {
+        consecutive_failures: section.number("consecutive_failures"),
+        ejection: section.duration("ejection"),
+        max_ejected: section.percent("max_ejected"),
+    }
+}
+
+fn timeouts(section: &Section<'_>) -> Timeouts {
+    Timeouts {
+        first_byte: section.duration_if_any("first_byte"),
+        between_bytes: section.duration_if_any("between_bytes"),
+        tunnel_idle: section.duration_if_any("tunnel_idle"),
+    }
+}
+
+fn retry(section: &Section<'_>) -> Retry {
+    Retry {
+        attempts: section.number("attempts"),
+        body_bytes: usize::try_from(section.size("body_bytes")).unwrap_or(usize::MAX),
+        budget: RetryBudget { share: section.percent("budget"), floor: RETRY_FLOOR },
+    }
+}

@@ -1,0 +1,195 @@
+//! From sections to settings: the process, its keys and its admin surface; listeners, pools and routes in turn.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use toml::de::DeTable;
+
+use super::document::{Located, Section};
+use super::problem::Problems;
+use super::settings::{AccessLog, Admin, AdminAddress, Configuration, Process};
+use super::{listeners, pools, routes};
+use crate::headers::ForwardedBy;
+use crate::keys::{KeyRing, RingKey};
+
+/// What resolving needs besides the section at hand.
+pub(super) struct Context<'a> {
+    pub(super) problems: &'a Problems,
+    /// What relative paths begin at.
+    directory: PathBuf,
+    /// The files that were read.
+    files: std::cell::RefCell<Vec<PathBuf>>,
+}
+
+impl Context<'_> {
+    /// A path of the file, to be watched from now on.
+    pub(super) fn path(&self, written: &str) -> PathBuf {
+        let path = self.directory.join(written);
+        self.files.borrow_mut().push(path.clone());
+        path
+    }
+
+    pub(super) fn error(&self, span: Range<usize>, message: impl Into<String>, help: impl Into<Option<String>>) {
+        self.problems.error(span, message, help.into());
+    }
+
+    /// Whether each name occurs once; those that do not are problems.
+    pub(super) fn check_unique(&self, what: &str, names: &[Located<String>]) {
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].iter().any(|earlier| earlier.value == name.value) {
+                self.error(name.span.clone(), format!("there are two {what}s `{}`", name.value), None);
+            }
+        }
+    }
+
+    /// The position of a name that another table declares.
+    pub(super) fn reference(&self, what: &str, name: &Located<String>, declared: &[Located<String>]) -> Option<usize> {
+        let found = declared.iter().position(|known| known.value == name.value);
+        if found.is_none() {
+            let near = declared.iter().min_by_key(|known| strsim::damerau_levenshtein(&known.value, &name.value));
+            let help = near.map(|known| format!("did you mean `{}`?", known.value));
+            self.error(name.span.clone(), format!("there is no {what} `{}`", name.value), help);
+        }
+        found
+    }
+}
+
+/// The settings of a document. `None` only where something that everything rests on is missing.
+pub(super) fn resolve(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<Configuration> {
+    let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+    let context = Context { problems, directory, files: vec![path.to_owned()].into() };
+    let root = Section::root(document);
+    let process = process(&context, &root.section("process"));
+    let ring = ring(&context, &root.section("keys"));
+    let admin = admin(&context, &root.section("admin"));
+    let listeners = listeners::resolve(&context, &root.sections("listener"), &process);
+    let pools = pools::resolve(&context, &root.sections("pool"));
+    let routes = routes::resolve(&context, &root.sections("route"), &listeners, &pools);
+    Some(Configuration {
+        process,
+        ring: Arc::new(ring?),
+        admin: admin?,
+        listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
+        routes,
+        pools: pools.into_iter().map(|(_, pool)| pool).collect(),
+        files: context.files.into_inner(),
+    })
+}
+
+fn process(context: &Context<'_>, section: &Section<'_>) -> Process {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let workers = section.number::<usize>("workers");
+    let networks = section.texts("trusted_proxies").into_iter().filter_map(|text| network(context, &text));
+    let access_log = match section.text("access_log") {
+        Some(text) if text.value == "off" => AccessLog::Off,
+        Some(text) if text.value != "stdout" => AccessLog::File(context.directory.join(text.value)),
+        _ => AccessLog::Stdout,
+    };
+    Process {
+        workers: if workers == 0 { cores() } else { workers },
+        max_connections: section.number("max_connections"),
+        connections_per_address: section.number("connections_per_address"),
+        shutdown_grace: section.duration("shutdown_grace"),
+        shutdown_delay: section.duration("shutdown_delay"),
+        trusted_proxies: networks.collect(),
+        forwarded: section.word("forwarded", ForwardedBy::from_word).unwrap_or(ForwardedBy::XForwardedFor),
+        access_log,
+        watch: section.flag("watch"),
+        resolve: section.duration("resolve").max(std::time::Duration::from_secs(1)),
+        error_pages: error_pages(context, section),
+    }
+}
+
+/// "10.0.0.0/8", or one address.
+fn network(context: &Context<'_>, text: &Located<String>) -> Option<IpNet> {
+    let network = text.value.parse::<IpNet>().ok().or_else(|| text.value.parse::<IpAddr>().ok().map(IpNet::from));
+    if network.is_none() {
+        let help = "an address or a network, as \"10.0.0.0/8\"".to_owned();
+        context.error(text.span.clone(), format!("\"{}\" is no network", text.value), help);
+    }
+    network
+}
+
+fn error_pages(context: &Context<'_>, section: &Section<'_>) -> HashMap<u16, Bytes> {
+    let Some(directory) = section.text("error_pages") else { return HashMap::new() };
+    let path = context.path(&directory.value);
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) => {
+            context.error(directory.span, format!("cannot read {}: {error}", path.display()), None);
+            return HashMap::new();
+        }
+    };
+    let pages = entries.flatten().filter_map(|entry| {
+        let path = entry.path();
+        let status: u16 = path.file_stem()?.to_str()?.parse().ok()?;
+        let is_page = path.extension()? == "html" && (400..600).contains(&status);
+        is_page.then(|| Some((status, Bytes::from(std::fs::read(&path).ok()?))))?
+    });
+    pages.collect()
+}
+
+fn ring(context: &Context<'_>, section: &Section<'_>) -> Option<KeyRing> {
+    if !section.has("ring") {
+        let help = "`steadfast key` prints a key; name its file: ring = [\"file:steadfast.key\"]".to_owned();
+        let message = "no key ring: pins and TLS tickets end with this process, and no other proxy can read them";
+        context.problems.warn(section.span.clone(), message, Some(help));
+        return Some(KeyRing::ephemeral());
+    }
+    let texts = section.texts("ring");
+    if texts.is_empty() {
+        context.error(section.place("ring"), "the key ring is empty", None);
+    }
+    let keys: Option<Vec<RingKey>> = texts.iter().map(|text| ring_key(context, text)).collect();
+    keys.filter(|keys| !keys.is_empty()).map(KeyRing::new)
+}
+
+fn ring_key(context: &Context<'_>, text: &Located<String>) -> Option<RingKey> {
+    let line = secret(context, text)?;
+    let parsed = RingKey::parse(&line);
+    parsed.map_err(|error| context.error(text.span.clone(), error.to_string(), None)).ok()
+}
+
+/// "file:PATH" or "env:NAME".
+fn secret(context: &Context<'_>, text: &Located<String>) -> Option<String> {
+    let read = if let Some(path) = text.value.strip_prefix("file:") {
+        let path = context.path(path);
+        std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    } else if let Some(name) = text.value.strip_prefix("env:") {
+        std::env::var(name).map_err(|error| format!("environment variable {name}: {error}"))
+    } else {
+        Err("a secret is \"file:PATH\" or \"env:NAME\", never inline".to_owned())
+    };
+    read.map_err(|message| context.error(text.span.clone(), message, None)).ok()
+}
+
+fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
+    let address = section.text("address")?;
+    let parsed = match address.value.strip_prefix("unix:") {
+        Some(path) => Some(AdminAddress::Unix(context.directory.join(path))),
+        None => socket_address(context, &address).map(AdminAddress::Tcp),
+    };
+    if let Some(AdminAddress::Tcp(tcp)) = &parsed
+        && !tcp.ip().is_loopback()
+    {
+        let help = "a loopback address or \"unix:PATH\"; for scrapes from elsewhere set `metrics`".to_owned();
+        context.error(address.span, "the admin address must not be reachable from outside", help);
+    }
+    let metrics = section.text("metrics").and_then(|text| socket_address(context, &text));
+    Some(Admin { address: parsed?, metrics })
+}
+
+/// An IP address and a port.
+pub(super) fn socket_address(context: &Context<'_>, text: &Located<String>) -> Option<SocketAddr> {
+    let parsed = text.value.parse().ok();
+    if parsed.is_none() {
+        let help = "an IP address and a port, as \"0.0.0.0:8443\" or \"[::]:8443\"".to_owned();
+        context.error(text.span.clone(), format!("\"{}\" is no address to listen on", text.value), help);
+    }
+    parsed
+}

@@ -1,0 +1,136 @@
+//! `[[route]]`.
+
+use http::StatusCode;
+
+use super::document::{Located, Section};
+use super::headers;
+use super::resolve::Context;
+use super::settings::{Action, Listener, PoolSettings, Route};
+use crate::routing::{HostPattern, RouteMatch, RouteTable, prefix};
+
+pub(super) fn resolve(
+    context: &Context<'_>,
+    sections: &[Section<'_>],
+    listeners: &[(Located<String>, Listener)],
+    pools: &[(Located<String>, PoolSettings)],
+) -> Vec<Route> {
+    let listener_names: Vec<_> = listeners.iter().map(|(name, _)| name.clone()).collect();
+    let pool_names: Vec<_> = pools.iter().map(|(name, _)| name.clone()).collect();
+    let resolved = sections.iter().filter_map(|section| {
+        let route = route(context, section, &listener_names, &pool_names)?;
+        Some((section, route))
+    });
+    let (sections, routes): (Vec<_>, Vec<_>) = resolved.unzip();
+    check_equal(context, &sections, &routes);
+    check_unused(context, &pool_names, &routes);
+    routes
+}
+
+fn route(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    listeners: &[Located<String>],
+    pools: &[Located<String>],
+) -> Option<Route> {
+    let action = action(context, section, pools);
+    let matches = route_match(context, section, listeners);
+    let request_headers = headers::resolve(context, &section.section("request_headers"));
+    let response_headers = headers::resolve(context, &section.section("response_headers"));
+    if matches!(action, Some(Action::Respond { .. } | Action::Redirect(_))) {
+        for key in
+            ["strip_prefix", "request_headers", "sticky", "body_bytes"].into_iter().filter(|key| section.has(key))
+        {
+            let message = format!("`{key}` is for routes with a `pool`: nothing is forwarded here");
+            context.error(section.place(key), message, None);
+        }
+    }
+    let matches = matches?;
+    let host = section.text("host").map_or_else(|| "*".to_owned(), |host| host.value);
+    Some(Route {
+        label: format!("{host}{}", matches.path).into(),
+        matches,
+        action: action?,
+        strip_prefix: section.flag("strip_prefix"),
+        request_headers,
+        response_headers,
+        body_bytes: section.size("body_bytes"),
+        sticky: section.flag("sticky"),
+    })
+}
+
+fn route_match(context: &Context<'_>, section: &Section<'_>, listeners: &[Located<String>]) -> Option<RouteMatch> {
+    let host = match section.text("host") {
+        None => Some(HostPattern::Any),
+        Some(text) => {
+            let parsed = HostPattern::parse(&text.value);
+            if parsed.is_none() {
+                let help =
+                    "\"shop.example.com\", \"*.example.com\", or leave it out; ports do not matter here".to_owned();
+                context.error(text.span, format!("\"{}\" is no host", text.value), help);
+            }
+            parsed
+        }
+    };
+    let path = section.text("path").and_then(|text| {
+        let parsed = prefix(&text.value);
+        parsed.map_err(|_| context.error(text.span, format!("\"{}\" is no path", text.value), None)).ok()
+    });
+    let named = section.texts("listeners");
+    let positions: Vec<usize> =
+        named.iter().filter_map(|name| context.reference("listener", name, listeners)).collect();
+    Some(RouteMatch { host: host?, path: path?, listeners: section.has("listeners").then_some(positions) })
+}
+
+/// Exactly one of `pool`, `respond` and `redirect_to`.
+fn action(context: &Context<'_>, section: &Section<'_>, pools: &[Located<String>]) -> Option<Action> {
+    let written: Vec<&str> = ["pool", "respond", "redirect_to"].into_iter().filter(|key| section.has(key)).collect();
+    match written.as_slice() {
+        [] => {
+            let help = "give it a `pool`, a `respond` or a `redirect_to`".to_owned();
+            context.error(section.span.clone(), "the route does nothing", help);
+            None
+        }
+        ["pool"] => section.text("pool").and_then(|name| context.reference("pool", &name, pools)).map(Action::Pool),
+        ["respond"] => {
+            let respond = section.section("respond");
+            let status = StatusCode::from_u16(respond.number("status")).ok()?;
+            let body = respond.text("body").map(|text| text.value).unwrap_or_default();
+            Some(Action::Respond { status, body: body.into() })
+        }
+        [_] => section.text("redirect_to").and_then(|to| redirect(context, &to)),
+        [one, other, ..] => {
+            context.error(section.place(other), format!("`{one}` and `{other}` exclude each other"), None);
+            None
+        }
+    }
+}
+
+fn redirect(context: &Context<'_>, to: &Located<String>) -> Option<Action> {
+    let uri = to.value.parse::<http::Uri>().ok();
+    let usable = uri.is_some_and(|uri| uri.scheme().is_some() && uri.authority().is_some() && uri.query().is_none());
+    if !usable {
+        let help = "scheme, host and perhaps a path, as \"https://new.example.com\"".to_owned();
+        context.error(to.span.clone(), format!("\"{}\" is no URL to redirect to", to.value), help);
+    }
+    usable.then(|| Action::Redirect(to.value.trim_end_matches('/').into()))
+}
+
+fn check_equal(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route]) {
+    let matches: Vec<RouteMatch> = routes.iter().map(|route| route.matches.clone()).collect();
+    for equal in RouteTable::build(&matches).err().unwrap_or_default() {
+        let message = format!("two routes match `{}` with equal right", routes[equal.1].label);
+        context.error(
+            sections[equal.1].span.clone(),
+            message,
+            "they must differ in host, path or listeners".to_owned(),
+        );
+    }
+}
+
+fn check_unused(context: &Context<'_>, pools: &[Located<String>], routes: &[Route]) {
+    for (at, name) in pools.iter().enumerate() {
+        if !routes.iter().any(|route| matches!(route.action, Action::Pool(pool) if pool == at)) {
+            context.problems.warn(name.span.clone(), format!("no route leads to the pool `{}`", name.value), None);
+        }
+    }
+}

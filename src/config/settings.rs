@@ -1,0 +1,149 @@
+//! What a configuration means: the resolved settings that the rest of the program is built from.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+use crate::affinity::StickySettings;
+use crate::balance::Balance;
+use crate::headers::ForwardedBy;
+use crate::health::OutlierSettings;
+use crate::keys::KeyRing;
+use crate::pool::{RetryBudget, ServerSettings};
+use crate::routing::RouteMatch;
+use crate::upstream::TargetSettings;
+use crate::{listener, probe, tls};
+
+/// Everything that one file says.
+pub struct Configuration {
+    pub process: Process,
+    pub ring: Arc<KeyRing>,
+    pub admin: Admin,
+    pub listeners: Vec<Listener>,
+    pub routes: Vec<Route>,
+    pub pools: Vec<PoolSettings>,
+    /// The files that this was read from, to be watched.
+    pub files: Vec<PathBuf>,
+}
+
+/// `[process]`.
+pub struct Process {
+    pub workers: usize,
+    pub max_connections: usize,
+    pub connections_per_address: usize,
+    pub shutdown_grace: Duration,
+    pub shutdown_delay: Duration,
+    pub trusted_proxies: Arc<[IpNet]>,
+    pub forwarded: ForwardedBy,
+    pub access_log: AccessLog,
+    pub watch: bool,
+    pub resolve: Duration,
+    pub error_pages: HashMap<u16, Bytes>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: AdminAddress,
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Where the admin surface listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// `[[listener]]`.
+pub struct Listener {
+    pub settings: listener::Settings,
+    pub tls: Option<tls::Settings>,
+}
+
+/// `[[route]]`.
+pub struct Route {
+    pub matches: RouteMatch,
+    /// As it is named in the log: host and path.
+    pub label: Arc<str>,
+    pub action: Action,
+    pub strip_prefix: bool,
+    pub request_headers: HeaderChanges,
+    pub response_headers: HeaderChanges,
+    /// Largest request body; 0: no limit.
+    pub body_bytes: u64,
+    pub sticky: bool,
+}
+
+/// What a route does.
+pub enum Action {
+    /// The pool at this position.
+    Pool(usize),
+    Respond {
+        status: StatusCode,
+        body: Bytes,
+    },
+    /// 308 to this, with the path appended.
+    Redirect(Box<str>),
+}
+
+/// Header fields to set and to remove.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderChanges {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+/// `[[pool]]`.
+pub struct PoolSettings {
+    pub name: Arc<str>,
+    pub balance: Balance,
+    /// With `mode = "sticky"`.
+    pub sticky: Option<StickySettings>,
+    /// The Host that servers see; none: as the client sent it.
+    pub host: Option<HeaderValue>,
+    pub debug_headers: bool,
+    pub servers: Vec<ServerEntry>,
+    pub health: Option<probe::Settings>,
+    pub outlier: OutlierSettings,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+}
+
+/// `[[pool.server]]`.
+pub struct ServerEntry {
+    pub settings: ServerSettings,
+    pub target: TargetSettings,
+    /// What its name resolved to when the file was read.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// `[pool.timeouts]`, those of an exchange; none: no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub first_byte: Option<Duration>,
+    pub between_bytes: Option<Duration>,
+    pub tunnel_idle: Option<Duration>,
+}
+
+/// `[pool.retry]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    pub attempts: u32,
+    pub body_bytes: usize,
+    pub budget: RetryBudget,
+}

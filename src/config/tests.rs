@@ -1,0 +1,193 @@
+use std::time::Duration;
+
+use super::vocabulary::{Absent, Kind, tables};
+use super::*;
+
+fn read(source: &str) -> Result<Loaded, Report> {
+    crate::tls::install_provider();
+    parse(Path::new("test.toml"), source.to_owned())
+}
+
+const MINIMAL: &str = r#"
+[[listener]]
+name = "http"
+address = "127.0.0.1:8080"
+[[route]]
+pool = "shop"
+[[pool]]
+name = "shop"
+mode = "sticky"
+[[pool.server]]
+name = "shop-1"
+address = "127.0.0.1:9001"
+"#;
+
+/// The messages and helps of a file that cannot be used.
+fn complaints(source: &str) -> Vec<String> {
+    let report = read(source).err().expect("the file has mistakes");
+    let errors = report.problems.into_iter().filter(|problem| problem.severity == Severity::Error);
+    errors.map(|problem| format!("{} | {}", problem.message, problem.help.unwrap_or_default())).collect()
+}
+
+#[track_caller]
+fn assert_complains(source: &str, wanted: &str) {
+    let complaints = complaints(source);
+    assert!(complaints.iter().any(|complaint| complaint.contains(wanted)), "{wanted:?} is not in {complaints:#?}");
+}
+
+#[test]
+fn a_minimal_file_has_the_documented_defaults() {
+    let configuration = read(MINIMAL).unwrap_or_else(|report| panic!("{}", report.human(false))).configuration;
+    let pool = &configuration.pools[0];
+    let sticky = pool.sticky.as_ref().unwrap();
+    assert_eq!((&*sticky.cookie, sticky.idle), ("__Host-sf-f3fbbc38", Duration::from_secs(86_400)));
+    assert_eq!(pool.retry.attempts, 2);
+    assert_eq!(pool.timeouts.first_byte, Some(Duration::from_secs(60)));
+    assert_eq!(pool.timeouts.between_bytes, None);
+    assert_eq!(configuration.listeners[0].settings.times.idle, Duration::from_secs(75));
+    assert_eq!(configuration.process.max_connections, 100_000);
+}
+
+#[test]
+fn every_problem_is_found_in_one_run() {
+    let source = MINIMAL
+        .replace("pool = \"shop\"", "pool = \"shpo\"\nbody_bytes = \"lots\"")
+        .replace("mode = \"sticky\"", "mode = \"stikcy\"\nbalence = \"p2c\"")
+        .replace("name = \"shop-1\"", "name = \"shop-1\"\nbalance = \"p2c\"\nweight = \"3\"")
+        .replace("127.0.0.1:8080", "everywhere");
+    let complaints = complaints(&source);
+    for wanted in [
+        "\"everywhere\" is no address to listen on",
+        "there is no pool `shpo` | did you mean `shop`?",
+        "\"lots\" is no size",
+        "\"stikcy\" is no value of `mode` | did you mean \"sticky\"?",
+        "`balence` is no key of `pool` | did you mean `balance`?",
+        "`balance` is no key of `pool.server` | `balance` belongs to `[[pool]]`: move it above `[[pool.server]]`",
+        "`weight` is a whole number, not string",
+    ] {
+        assert!(complaints.iter().any(|complaint| complaint.contains(wanted)), "{wanted:?} in {complaints:#?}");
+    }
+    assert_eq!(complaints.len(), 7, "{complaints:#?}");
+}
+
+#[test]
+fn what_excludes_each_other_is_named() {
+    let with = |table: &str, line: &str| MINIMAL.replace(table, &format!("{table}\n{line}"));
+    assert_complains(
+        &with("pool = \"shop\"", "redirect_to = \"https://a.test\""),
+        "`pool` and `redirect_to` exclude each other",
+    );
+    assert_complains(&MINIMAL.replace("pool = \"shop\"", ""), "the route does nothing");
+    assert_complains(&with("address = \"127.0.0.1:8080\"", "redirect_port = 8443"), "`redirect_port` needs");
+    assert_complains(&with("address = \"127.0.0.1:8080\"", "proxy_protocol = \"v2\""), "nobody could connect");
+    assert_complains(&with("address = \"127.0.0.1:8080\"", "[listener.tls]"), "TLS needs `certificates`");
+    assert_complains(
+        &with("address = \"127.0.0.1:8080\"", "redirect = \"https\"\n[listener.tls]\nself_signed = [\"a\"]"),
+        "exclude each other",
+    );
+    let none = MINIMAL.replace("\"sticky\"", "\"none\"");
+    assert_complains(&format!("{none}[pool.sticky]\nidle = \"1h\""), "only for pools with `mode = \"sticky\"`");
+    assert_complains(&format!("{MINIMAL}[pool.sticky]\npartitioned = true"), "needs `same_site = \"None\"`");
+    assert_complains(&format!("{MINIMAL}[pool.sticky]\ncookie = \"__Host_sf\""), "must begin with `__Host-`");
+    assert_complains(
+        &format!("{MINIMAL}[pool.health]\ntype = \"tcp\"\npath = \"/\""),
+        "`path` is for `type = \"http\"`",
+    );
+    assert_complains(&format!("{MINIMAL}[[route]]\npool = \"shop\""), "with equal right");
+    assert_complains(&format!("{MINIMAL}[admin]\naddress = \"0.0.0.0:9900\""), "must not be reachable from outside");
+    assert_complains(&format!("{MINIMAL}[keys]\nring = [\"sfk1_inline\"]"), "never inline");
+    assert_complains(&format!("{MINIMAL}[keys]\nring = [\"file:/nowhere/key\"]"), "cannot read /nowhere/key");
+    assert_complains(&MINIMAL.replace("127.0.0.1:9001", "no-such-host.invalid:80"), "cannot be resolved");
+    assert_complains(&MINIMAL.replace("127.0.0.1:9001", "127.0.0.1"), "is no server address");
+    assert_complains("", "there is no `[[listener]]`");
+    assert_complains("x = [", "");
+}
+
+#[test]
+fn syntax_errors_and_unknown_keys_are_reported_together() {
+    let complaints = complaints(&format!("{MINIMAL}\nport = \nfoo = 1\n"));
+    assert!(complaints.len() >= 2, "{complaints:?}");
+}
+
+#[test]
+fn a_missing_ring_is_a_warning_and_an_unused_pool_too() {
+    let unused = "[[pool]]\nname = \"blog\"\nmode = \"none\"\n[[pool.server]]\nname = \"b\"\naddress = \"127.0.0.1:1\"";
+    let warnings =
+        read(&format!("{MINIMAL}{unused}")).unwrap_or_else(|report| panic!("{}", report.human(false))).warnings;
+    let text = warnings.human(false);
+    assert!(text.contains("no key ring") && text.contains("no route leads to the pool `blog`"), "{text}");
+}
+
+/// One line of the example file that is commented out: its table, key and value.
+fn commented_keys(example: &str) -> Vec<(String, String, String)> {
+    let mut table = String::new();
+    let mut found = Vec::new();
+    for line in example.lines() {
+        let bare = line.trim_start_matches("# ");
+        if bare.starts_with('[') {
+            table = bare.split(']').next().unwrap_or_default().trim_start_matches('[').to_owned();
+        } else if let Some((key, value)) = line.strip_prefix("# ").and_then(|line| line.split_once(" = "))
+            && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        {
+            found.push((
+                table.clone(),
+                key.to_owned(),
+                value.split("  #").next().unwrap_or_default().trim().to_owned(),
+            ));
+        }
+    }
+    found
+}
+
+const EXAMPLE: &str = include_str!("../../config.example.toml");
+
+#[test]
+fn the_example_loads_as_it_is() {
+    let loaded = read(EXAMPLE).unwrap_or_else(|report| panic!("{}", report.human(false)));
+    assert_eq!(loaded.configuration.pools.len(), 1);
+    assert!(loaded.configuration.pools[0].sticky.is_some());
+    assert!(EXAMPLE.lines().next().unwrap().contains("schema"), "its first line names the schema");
+}
+
+#[test]
+fn every_commented_key_of_the_example_is_known_with_that_default() {
+    for (table, name, value) in commented_keys(EXAMPLE) {
+        let known = tables().into_iter().find(|known| known.path == table).unwrap_or_else(|| panic!("[{table}]"));
+        let key = known.key(&name).unwrap_or_else(|| panic!("{table}.{name}"));
+        match key.absent {
+            Absent::Default(default) => assert_eq!(value, default, "{table}.{name}"),
+            Absent::Nothing(example) => assert_eq!(value, example, "{table}.{name}"),
+            Absent::Required | Absent::Computed(_) => {}
+        }
+    }
+}
+
+#[test]
+fn every_key_is_in_the_example() {
+    let commented = commented_keys(EXAMPLE);
+    let document = toml::de::DeTable::parse(EXAMPLE).unwrap();
+    for table in tables() {
+        let written = written_keys(document.get_ref(), table.path);
+        for key in table.keys.iter().filter(|key| !matches!(key.kind, Kind::Table(_) | Kind::Tables(_))) {
+            // Inline tables are shown whole, on the line of the key that holds them.
+            if ["listener.tls.certificates", "route.request_headers", "route.respond"].contains(&table.path) {
+                continue;
+            }
+            let shown = commented.iter().any(|(path, name, _)| path == table.path && name == key.name);
+            assert!(shown || written.iter().any(|name| name == key.name), "{}.{} is not shown", table.path, key.name);
+        }
+    }
+}
+
+fn written_keys(document: &toml::de::DeTable<'_>, path: &str) -> Vec<String> {
+    let mut levels = vec![document];
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        let inner = levels.iter().filter_map(|table| table.get(part)).flat_map(|value| match value.get_ref() {
+            toml::de::DeValue::Table(table) => vec![table],
+            toml::de::DeValue::Array(tables) => tables.iter().filter_map(|table| table.get_ref().as_table()).collect(),
+            _ => Vec::new(),
+        });
+        levels = inner.collect();
+    }
+    levels.iter().flat_map(|table| table.keys().map(|key| key.get_ref().to_string())).collect()
+}

@@ -1,0 +1,100 @@
+//! Active probes: does a server answer when nobody needs it to?
+//!
+//! Each server has one probing task on the control thread. A probe opens a connection of its own, so it also sees
+//! whether the server still accepts any, and it judges by the same `connect` that exchanges use. Rise and fall are
+//! `health`'s business.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+
+use crate::health::RiseFall;
+use crate::tasks::LocalExecutor;
+use crate::upstream::{Io, OutBody, Target, connect};
+
+/// How the servers of a pool are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub kind: Kind,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub limits: RiseFall,
+}
+
+/// What a probe is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A connection (with TLS where the pool has it) is enough.
+    Tcp,
+    /// An answer with one of these status codes.
+    Http { path: Box<str>, host: Option<http::HeaderValue>, expect: Vec<RangeInclusive<u16>> },
+}
+
+/// Probes a server for as long as the future is polled.
+pub async fn run(pool: Arc<str>, server: Box<str>, target: Arc<Target>, settings: Settings, first: Duration) {
+    // Servers of a pool are not probed all at the same moment.
+    tokio::time::sleep(first).await;
+    let mut ticks = tokio::time::interval(settings.interval.max(Duration::from_millis(10)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let probed = tokio::time::timeout(settings.timeout, probe(&target, &settings.kind)).await;
+        let result = probed.unwrap_or_else(|_| Err("no answer within the time allowed".to_owned()));
+        match (target.state.vitals.probed(result.is_ok(), settings.limits), result) {
+            (Some(true), _) => tracing::info!(%pool, %server, "server is up"),
+            (Some(false), Err(why)) => tracing::warn!(%pool, %server, %why, "server is down"),
+            _ => {}
+        }
+    }
+}
+
+async fn probe(target: &Target, kind: &Kind) -> Result<(), String> {
+    let io = connect(target).await.map_err(|error| error.to_string())?;
+    let Kind::Http { path, host, expect } = kind else { return Ok(()) };
+    let authority = match host {
+        Some(host) => host.clone(),
+        None => http::HeaderValue::try_from(target.settings.address.to_string())
+            .unwrap_or_else(|_| http::HeaderValue::from_static("localhost")),
+    };
+    let status = ask(io, target, path, authority).await?;
+    if expect.iter().any(|range| range.contains(&status)) { Ok(()) } else { Err(format!("it answered {status}")) }
+}
+
+async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) -> Result<u16, String> {
+    let text = |error: hyper::Error| error.to_string();
+    let request = Request::builder().method(Method::GET).header(header::USER_AGENT, "steadfast-probe");
+    if target.settings.http2 {
+        let scheme = if target.settings.tls.is_some() { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{path}", authority.to_str().unwrap_or("localhost").replace("unix:", ""));
+        let request = request.uri(uri).body(OutBody::empty()).map_err(|error| error.to_string())?;
+        let (mut sender, connection) = http2::handshake(LocalExecutor, TokioIo::new(io)).await.map_err(text)?;
+        return answer_while(connection, sender.send_request(request)).await;
+    }
+    let request = request.uri(path).header(header::HOST, authority).header(header::CONNECTION, "close");
+    let request = request.body(OutBody::empty()).map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(text)?;
+    answer_while(connection, sender.send_request(request)).await
+}
+
+/// Waits for an answer while driving its connection.
+async fn answer_while(
+    connection: impl Future<Output = hyper::Result<()>>,
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> Result<u16, String> {
+    tokio::pin!(connection, answer);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        ended = &mut connection => match ended {
+            // The answer may have come with the end.
+            Ok(()) => answer.await,
+            Err(error) => Err(error),
+        },
+    };
+    answer.map(|response| response.status().as_u16()).map_err(|error| error.to_string())
+}
