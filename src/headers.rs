@@ -22,6 +22,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 pub const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+/// CGI programs read it as a setting of their own ("httpoxy").
+pub const PROXY: HeaderName = HeaderName::from_static("proxy");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -266,6 +268,11 @@ pub fn tell_server(headers: &mut HeaderMap, told: &Told<'_>) {
     headers.insert(X_REQUEST_ID, told.request_id.clone());
     let via = if told.http2 { "2 steadfast" } else { "1.1 steadfast" };
     headers.append(header::VIA, HeaderValue::from_static(via));
+}
+
+/// The client's certificate, as a structured field (RFC 9440).
+pub fn tell_client_certificate(headers: &mut HeaderMap, der: &[u8]) {
+    set(headers, CLIENT_CERT, format!(":{}:", data_encoding::BASE64.encode(der)));
 }
 
 struct Earlier {

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `steadfast` command.
+
+fn main() -> std::process::ExitCode {
+    steadfast::cli::main()
+}

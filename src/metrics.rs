@@ -181,6 +181,8 @@ pub struct ListenerCells {
 /// Counters of one listener.
 pub struct ListenerMetrics {
     name: Box<str>,
+    /// A number that stands for the name for as long as the process lives.
+    pub id: usize,
     pub cells: PerWorker<ListenerCells>,
 }
 
@@ -291,7 +293,8 @@ impl Metrics {
         if let Some(found) = listeners.iter().find(|listener| &*listener.name == name) {
             return Arc::clone(found);
         }
-        let made = Arc::new(ListenerMetrics { name: name.into(), cells: PerWorker::new(self.workers) });
+        let id = listeners.len();
+        let made = Arc::new(ListenerMetrics { name: name.into(), id, cells: PerWorker::new(self.workers) });
         listeners.push(Arc::clone(&made));
         made
     }

@@ -10,6 +10,7 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$value_doc])* $value,)+ }
 
+        #[allow(dead_code, reason = "not every vocabulary is asked for everything")]
         impl $name {
             /// Every value, in the order of declaration.
             pub const ALL: &[$name] = &[$($name::$value,)+];

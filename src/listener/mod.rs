@@ -66,12 +66,19 @@ pub struct Limits {
 /// A listener of one snapshot.
 pub struct Endpoint {
     pub settings: Settings,
-    /// Its position in the configuration.
-    pub position: usize,
     pub tls: Option<tls::Endpoint>,
     pub metrics: Arc<ListenerMetrics>,
     /// Who may speak the PROXY protocol.
     pub trusted: Arc<[IpNet]>,
+    /// What is shown to clients, for the metrics.
+    pub certificates: Vec<Arc<tls::Certificate>>,
+}
+
+impl Endpoint {
+    /// A number that stands for its name over all snapshots.
+    pub fn id(&self) -> usize {
+        self.metrics.id
+    }
 }
 
 /// What is known of the connection that an exchange came in on.
@@ -79,8 +86,8 @@ pub struct Downstream {
     pub endpoint: Arc<Endpoint>,
     /// The client, or the peer in front of us; after the PROXY header.
     pub peer: SocketAddr,
-    /// The port that it connected to.
-    pub local_port: u16,
+    /// The address that it connected to.
+    pub local: SocketAddr,
     pub tls: Option<tls::Facts>,
     pub http2: bool,
     activity: Arc<Activity>,
@@ -248,7 +255,7 @@ impl<H: Handler> Acceptor<H> {
         let activity = Arc::clone(&registration.activity);
         let open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
         let _ = tcp.set_nodelay(true);
-        let local_port = tcp.local_addr().map_or(0, |address| address.port());
+        let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
             let opening = Box::pin(self.open_stream(tcp, peer, &endpoint));
             unless_aborted(opening, &registration).await
@@ -259,7 +266,7 @@ impl<H: Handler> Acceptor<H> {
         let io = ClientIo { stream, open };
         endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
         let limits = endpoint.settings.limits;
-        let downstream = Rc::new(Downstream { endpoint, peer, local_port, tls, http2, activity });
+        let downstream = Rc::new(Downstream { endpoint, peer, local, tls, http2, activity });
         let connections = Rc::clone(&self.connections);
         let draining: Rc<dyn Fn() -> bool> = Rc::new(move || connections.is_draining());
         let ended = http::serve(io, downstream, limits, self.handler.clone(), registration, draining).await;

@@ -211,6 +211,11 @@ impl Pool {
         (self.retries.0.fetch_add(1, Ordering::Relaxed) < allowed).then_some(guard)
     }
 
+    /// The retries under way, for the pool that replaces this one.
+    pub fn retries(&self) -> Arc<Retries> {
+        Arc::clone(&self.retries)
+    }
+
     /// Whether any server could take a newcomer now.
     pub fn has_eligible(&self, now: Moment) -> bool {
         self.servers.iter().any(|server| server.unfit(now).is_none())

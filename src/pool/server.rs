@@ -1,10 +1,7 @@
 //! One upstream member: what the file says of it, and what is known of it while running.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use parking_lot::RwLock;
 
 use crate::balance::PeakEwma;
 use crate::health::{Outlier, Vitals};
@@ -45,8 +42,6 @@ pub struct ServerState {
     pub vitals: Vitals,
     pub outlier: Outlier,
     pub metrics: Arc<ServerMetrics>,
-    /// What its name resolves to. Written by the control thread; read once per new connection.
-    addresses: RwLock<Arc<[SocketAddr]>>,
 }
 
 impl ServerState {
@@ -58,23 +53,12 @@ impl ServerState {
             vitals: Vitals::default(),
             outlier: Outlier::default(),
             metrics,
-            addresses: RwLock::new(Arc::new([])),
         }
     }
 
     /// Exchanges it is working on.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// The addresses to try, in turn.
-    pub fn addresses(&self) -> Arc<[SocketAddr]> {
-        Arc::clone(&self.addresses.read())
-    }
-
-    /// Says what the name resolves to now.
-    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        *self.addresses.write() = addresses.into();
     }
 }
 

@@ -75,7 +75,7 @@ async fn open(target: &Target) -> Result<Io, ConnectError> {
 /// Several addresses of a name are tried in turn, as one server.
 async fn open_tcp(target: &Target) -> Result<TcpStream, ConnectError> {
     let mut last = ConnectError::NoAddress;
-    for address in target.state.addresses().iter() {
+    for address in target.addresses().iter() {
         match TcpStream::connect(address).await {
             Ok(tcp) => {
                 // Without it, TLS handshakes and small requests wait 40 ms for an acknowledgement.

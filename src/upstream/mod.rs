@@ -10,6 +10,7 @@ mod connect;
 mod conns;
 mod tunnel;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,8 @@ pub use body::{BodyFault, OutBody, RequestBody};
 pub use connect::{ConnectError, Io, connect};
 pub use conns::{BodyError, Connection, Conns, FailureKind, Raw, SendFailure, UpstreamBody, Waiting};
 pub use tunnel::{Tunnelled, tunnel};
+
+use parking_lot::RwLock;
 
 use crate::pool::ServerState;
 use crate::tls::{ClientConfig, ClientSettings, ServerName};
@@ -58,14 +61,31 @@ pub struct Target {
     pub settings: TargetSettings,
     tls: Option<Arc<ClientConfig>>,
     pub state: Arc<ServerState>,
+    /// What its name resolves to. Written by the control thread; read once per new connection.
+    addresses: RwLock<Arc<[SocketAddr]>>,
     /// A connect has failed: its name should be resolved again soon.
     stale_name: AtomicBool,
 }
 
 impl Target {
     /// A target of these settings; the TLS configuration is built by the caller, once per pool.
-    pub fn new(settings: TargetSettings, tls: Option<Arc<ClientConfig>>, state: Arc<ServerState>) -> Self {
-        Target { settings, tls, state, stale_name: AtomicBool::new(false) }
+    pub fn new(
+        settings: TargetSettings,
+        tls: Option<Arc<ClientConfig>>,
+        state: Arc<ServerState>,
+        addresses: &[SocketAddr],
+    ) -> Self {
+        Target { settings, tls, state, addresses: RwLock::new(addresses.into()), stale_name: AtomicBool::new(false) }
+    }
+
+    /// The addresses to try, in turn.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.addresses.read())
+    }
+
+    /// Says what the name resolves to now.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        *self.addresses.write() = addresses.into();
     }
 
     /// Whether a connect has failed since this was last asked.

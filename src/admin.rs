@@ -1,0 +1,172 @@
+//! The admin surface: metrics and health, on an address that clients do not reach.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::Registry;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::AdminAddress;
+use crate::metrics;
+use crate::routing::Authority;
+use crate::runtime::Runtime;
+use crate::tasks;
+
+/// Connections served at once, per address: scrapes and people, no crowds.
+const MOST_CONNECTIONS: usize = 64;
+
+/// A bound address of the admin surface.
+pub enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+/// Binds the admin address.
+pub fn bind(address: &AdminAddress) -> io::Result<Socket> {
+    match address {
+        AdminAddress::Tcp(address) => bind_tcp(*address),
+        AdminAddress::Unix(path) => bind_unix(path),
+    }
+}
+
+/// Binds a TCP address.
+pub fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(Socket::Tcp(listener))
+}
+
+fn bind_unix(path: &Path) -> io::Result<Socket> {
+    // A socket that an earlier process left behind is in the way, unless somebody still answers there.
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(Socket::Unix(listener, path.to_owned()))
+}
+
+impl Socket {
+    /// The address that was bound, for the log.
+    pub fn local(&self) -> String {
+        match self {
+            Socket::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string()),
+            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+struct Surface {
+    runtime: Arc<Runtime>,
+    registry: Registry,
+    /// Whether requests must name a local host, so that a page cannot reach us by a name that it rebinds.
+    local_hosts_only: bool,
+    places: tokio::sync::Semaphore,
+}
+
+/// Serves one address for as long as the future is polled.
+pub async fn serve(socket: Socket, runtime: Arc<Runtime>, local_hosts_only: bool) {
+    let registry = match runtime.metrics.registry() {
+        Ok(registry) => registry,
+        Err(error) => return tracing::error!(%error, "metrics cannot be registered"),
+    };
+    let places = tokio::sync::Semaphore::new(MOST_CONNECTIONS);
+    let surface = Rc::new(Surface { runtime, registry, local_hosts_only, places });
+    let ended = match socket {
+        Socket::Tcp(listener) => match TcpListener::from_std(listener) {
+            Ok(listener) => loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => open(&surface, stream),
+                    Err(error) => pause(&error).await,
+                }
+            },
+            Err(error) => error,
+        },
+        Socket::Unix(listener, _) => match UnixListener::from_std(listener) {
+            Ok(listener) => loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => open(&surface, stream),
+                    Err(error) => pause(&error).await,
+                }
+            },
+            Err(error) => error,
+        },
+    };
+    tracing::error!(error = %ended, "the admin surface cannot be served");
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "an admin connection could not be accepted");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+fn open(surface: &Rc<Surface>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let surface = Rc::clone(surface);
+    // The connection ends by the client, or by the header timeout.
+    tasks::spawn(async move {
+        let Ok(_place) = surface.places.try_acquire() else { return };
+        let service = service_fn(|request| {
+            let response = surface.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    });
+}
+
+impl Surface {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if self.local_hosts_only && !names_local_host(request) {
+            return problem(StatusCode::FORBIDDEN, "The Host of the request is not this address.");
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return problem(StatusCode::METHOD_NOT_ALLOWED, "Only GET is served here.");
+        }
+        match request.uri().path() {
+            "/metrics" => match metrics::encode(&self.registry) {
+                Ok(text) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+                Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            },
+            "/healthz" => reply(StatusCode::OK, "text/plain", "ok\n"),
+            "/readyz" if self.runtime.ready.load(Ordering::Relaxed) => reply(StatusCode::OK, "text/plain", "ready\n"),
+            "/readyz" => reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
+            _ => problem(StatusCode::NOT_FOUND, "There is /metrics, /healthz and /readyz."),
+        }
+    }
+}
+
+/// A loopback literal, or localhost.
+fn names_local_host(request: &Request<Incoming>) -> bool {
+    let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let Some(authority) = Authority::parse(host) else { return false };
+    let address = authority.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    authority.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let body = serde_json::json!({ "title": title, "status": status.as_u16(), "detail": detail });
+    reply(status, "application/problem+json", body.to_string())
+}

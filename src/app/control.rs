@@ -1,0 +1,214 @@
+//! The control thread: signals, reloads, probes, names, and the admin surface.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use super::worker::{Command, Handle};
+use super::{bind_one, listen, set_ready};
+use crate::admin;
+use crate::clock::Clock;
+use crate::metrics::WorkerId;
+use crate::probe;
+use crate::proxy::AccessLogs;
+use crate::runtime::{ReloadError, Runtime, Snapshot, watch};
+use crate::tasks::Owned;
+use crate::upstream::{Address, Target};
+
+/// What the control thread works with.
+pub(super) struct Control {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) workers: Vec<Handle>,
+    pub(super) done: mpsc::UnboundedReceiver<WorkerId>,
+    pub(super) logs: Option<Arc<AccessLogs>>,
+    pub(super) random: fastrand::Rng,
+}
+
+/// Probing tasks, by pool and server.
+type Probing = HashMap<(Arc<str>, Box<str>), (Arc<Target>, probe::Settings, Owned)>;
+
+impl Control {
+    /// Runs until the process is to end, and then until the workers have.
+    pub(super) fn run(self, admin: admin::Socket, scrape: Option<admin::Socket>) -> io::Result<()> {
+        let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        LocalSet::new().block_on(&executor, self.serve(admin, scrape))
+    }
+
+    async fn serve(mut self, admin: admin::Socket, scrape: Option<admin::Socket>) -> io::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut reopen = signal(SignalKind::user_defined1())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (changed, mut changes) = mpsc::channel::<()>(1);
+        tracing::info!(address = %admin.local(), "admin surface");
+        let mut tasks = vec![
+            Owned::spawn(admin::serve(admin, Arc::clone(&self.runtime), true)),
+            Owned::spawn(keep_time()),
+            Owned::spawn(keep_names(Arc::clone(&self.runtime))),
+            Owned::spawn(watch(Arc::clone(&self.runtime), move || {
+                // A full channel already holds the news.
+                let _ = changed.try_send(());
+            })),
+        ];
+        if let Some(scrape) = scrape {
+            tracing::info!(address = %scrape.local(), "metrics");
+            tasks.push(Owned::spawn(admin::serve(scrape, Arc::clone(&self.runtime), false)));
+        }
+        let mut probing = Probing::new();
+        self.probe(&mut probing);
+        set_ready(&self.runtime, true);
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload(&mut probing).await,
+                Some(()) = changes.recv() => self.reload(&mut probing).await,
+                _ = reopen.recv() => if let Some(logs) = &self.logs { logs.reopen() },
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        tokio::select! {
+            () = self.shut_down() => Ok(()),
+            _ = terminate.recv() => Err(io::Error::other("ended by a second signal")),
+            _ = interrupt.recv() => Err(io::Error::other("ended by a second signal")),
+        }
+    }
+
+    async fn reload(&mut self, probing: &mut Probing) {
+        let runtime = Arc::clone(&self.runtime);
+        let mut random = self.random.fork();
+        // Names are resolved and files read: that may block, and probes and scrapes must not wait for it.
+        let reloaded = tokio::task::spawn_blocking(move || {
+            let before = runtime.snapshot();
+            runtime.reload(&mut random, |snapshot| bind_new(&before, snapshot))
+        });
+        match reloaded.await {
+            Ok(Ok((reloaded, sockets))) => {
+                if !reloaded.warnings.problems.is_empty() {
+                    eprint!("{}", reloaded.warnings.human(false));
+                }
+                for setting in reloaded.need_restart {
+                    tracing::warn!(setting, "a change of this takes a restart");
+                }
+                listen(&self.workers, &reloaded.snapshot, sockets);
+                self.probe(probing);
+                tracing::info!("configuration reloaded");
+            }
+            Ok(Err(error)) => reject(&error),
+            Err(error) => tracing::error!(%error, "the reload failed; nothing has changed"),
+        }
+    }
+
+    /// Brings the probing tasks in line with the snapshot; those that need no change go on undisturbed.
+    fn probe(&mut self, probing: &mut Probing) {
+        let snapshot = self.runtime.snapshot();
+        let mut before = std::mem::take(probing);
+        for entry in &snapshot.pools {
+            for (server, target) in entry.pool.servers.iter().zip(&entry.targets) {
+                let Some(settings) = &entry.health else {
+                    server.state.vitals.forget();
+                    continue;
+                };
+                let key = (Arc::clone(&entry.pool.name), server.settings.name.clone());
+                let running = before.remove(&key);
+                let same = running.filter(|(known, old, _)| Arc::ptr_eq(known, target) && old == settings);
+                let running = same.unwrap_or_else(|| {
+                    let first = settings.interval.mul_f64(self.random.f64() / 2.0);
+                    let (pool, name) = key.clone();
+                    let task = Owned::spawn(probe::run(pool, name, Arc::clone(target), settings.clone(), first));
+                    (Arc::clone(target), settings.clone(), task)
+                });
+                probing.insert(key, running);
+            }
+        }
+    }
+
+    async fn shut_down(&mut self) {
+        let snapshot = self.runtime.snapshot();
+        set_ready(&self.runtime, false);
+        let delay = snapshot.process.shutdown_delay;
+        tracing::info!(?delay, grace = ?snapshot.process.shutdown_grace, "shutting down");
+        tokio::time::sleep(delay).await;
+        self.workers.iter().for_each(|worker| worker.tell(Command::Drain));
+        let mut left = self.workers.len();
+        let grace = tokio::time::sleep(snapshot.process.shutdown_grace);
+        tokio::pin!(grace);
+        while left > 0 {
+            tokio::select! {
+                Some(_) = self.done.recv() => left -= 1,
+                () = &mut grace => break,
+            }
+        }
+        self.workers.iter().for_each(|worker| worker.tell(Command::Abort));
+        self.workers.drain(..).for_each(Handle::join);
+        tracing::info!("all connections have ended");
+    }
+}
+
+fn reject(error: &ReloadError) {
+    tracing::error!("the configuration was rejected; nothing has changed");
+    eprintln!("{error}");
+}
+
+/// Binds the listeners that are new or have moved; a port that cannot be bound refuses the whole reload.
+fn bind_new(before: &Snapshot, after: &Snapshot) -> Result<HashMap<Box<str>, super::Sockets>, String> {
+    let known = |endpoint: &crate::listener::Endpoint| {
+        let same = |old: &&Arc<crate::listener::Endpoint>| {
+            old.settings.name == endpoint.settings.name && old.settings.address == endpoint.settings.address
+        };
+        before.endpoints.iter().any(|old| same(&old))
+    };
+    let new = after.endpoints.iter().filter(|endpoint| !known(endpoint));
+    let bound = new.map(|endpoint| {
+        let sockets = bind_one(endpoint, after.process.workers);
+        let sockets = sockets.map_err(|error| format!("cannot listen on {}: {error}", endpoint.settings.address))?;
+        Ok((endpoint.settings.name.clone(), sockets))
+    });
+    bound.collect()
+}
+
+async fn keep_time() {
+    loop {
+        Clock::anchor();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Resolves servers' names again, now and then, and soon after a connect has failed.
+async fn keep_names(runtime: Arc<Runtime>) {
+    let mut last = Clock::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let snapshot = runtime.snapshot();
+        let all = Clock::now().since(last) >= snapshot.process.resolve;
+        if all {
+            last = Clock::now();
+        }
+        for target in snapshot.pools.iter().flat_map(|entry| &entry.targets) {
+            if target.take_stale_name() || all {
+                resolve(target).await;
+            }
+        }
+    }
+}
+
+/// A name that cannot be resolved now keeps its addresses.
+async fn resolve(target: &Target) {
+    let Address::Tcp { host, port } = &target.settings.address else { return };
+    if host.parse::<std::net::IpAddr>().is_ok() {
+        return;
+    }
+    match tokio::net::lookup_host((&**host, *port)).await {
+        Ok(addresses) => {
+            let addresses: Vec<_> = addresses.collect();
+            if !addresses.is_empty() {
+                target.set_addresses(addresses);
+            }
+        }
+        Err(error) => tracing::warn!(%host, %error, "name cannot be resolved; its last addresses stay"),
+    }
+}

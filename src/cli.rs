@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, LoadError};
+use crate::keys::{RingKey, random_secret};
+use crate::runtime::Runtime;
+use crate::{app, demo};
+
+/// A TLS-terminating, session-aware load balancer.
+#[derive(Parser)]
+#[command(name = "steadfast", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve
+    Run {
+        /// Configuration file; default: ./steadfast.toml, then /etc/steadfast/steadfast.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check a configuration: every problem at once, each with its place and what would be right
+    Check {
+        /// Configuration file; default: ./steadfast.toml, then /etc/steadfast/steadfast.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+    /// The whole story on one machine: small app servers, the proxy before them, and a guide of what to try
+    Demo {
+        /// Port of https://localhost:PORT/
+        #[arg(long, default_value_t = 8443)]
+        port: u16,
+    },
+    /// One app server of the demo
+    #[command(hide = true)]
+    DemoServer {
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        port: u16,
+    },
+    /// Print a new random key for the ring
+    Key,
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Print shell completions
+    Completions { shell: clap_complete::Shell },
+    /// Print the man page
+    Man,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Human,
+    /// For editors
+    Json,
+}
+
+const USAGE: u8 = 2;
+
+/// Runs the command line; the exit status is 0 fine, 1 failed while running, 2 bad usage or bad configuration.
+pub fn main() -> ExitCode {
+    crate::tls::install_provider();
+    match Cli::parse().command {
+        Command::Run { config } => run(config),
+        Command::Check { config, format } => check(config, format),
+        Command::Demo { port } => finish(demo::run(port)),
+        Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
+        Command::Key => print(&format!("{}\n", *RingKey::from_secret(random_secret()).to_line())),
+        Command::Schema => print(&format!("{:#}\n", config::schema())),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "steadfast", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man => {
+            let mut text = Vec::new();
+            match clap_mangen::Man::new(Cli::command()).render(&mut text) {
+                Ok(()) => print(&String::from_utf8_lossy(&text)),
+                Err(error) => finish(Err(error)),
+            }
+        }
+    }
+}
+
+/// A closed pipe is no failure of ours.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(message: &str, status: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{}", message.trim_end());
+    ExitCode::from(status)
+}
+
+fn finish<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("steadfast: {error}"), 1),
+    }
+}
+
+fn config_path(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
+    let defaults = ["steadfast.toml", "/etc/steadfast/steadfast.toml"];
+    let found = given.or_else(|| defaults.iter().map(PathBuf::from).find(|path| path.exists()));
+    found.ok_or_else(|| complain("steadfast: no configuration: neither ./steadfast.toml nor /etc/steadfast/steadfast.toml exists; name one with --config", USAGE))
+}
+
+fn run(given: Option<PathBuf>) -> ExitCode {
+    let path = match config_path(given) {
+        Ok(path) => path,
+        Err(status) => return status,
+    };
+    log_to_stderr();
+    match app::run(&path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error_text(&error), error.exit_status()),
+    }
+}
+
+fn error_text(error: &app::AppError) -> String {
+    match error {
+        app::AppError::Load(LoadError::Problems(report)) => report.human(wants_colours(&std::io::stderr())),
+        other => format!("steadfast: {other}"),
+    }
+}
+
+/// Events go to standard error; standard output is the access log's.
+pub(crate) fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STEADFAST_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = builder.with_ansi(wants_colours(&std::io::stderr())).with_target(false).try_init();
+}
+
+fn wants_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn check(given: Option<PathBuf>, format: Format) -> ExitCode {
+    let path = match config_path(given) {
+        Ok(path) => path,
+        Err(status) => return status,
+    };
+    let report = match config::load(&path) {
+        Ok(loaded) => match built(&path, loaded) {
+            Ok(report) => report,
+            Err(message) => return complain(&message, USAGE),
+        },
+        Err(LoadError::Problems(report)) => report,
+        Err(error) => return complain(&format!("steadfast: {error}"), USAGE),
+    };
+    let failed = report.has_errors();
+    let human = || report.human(wants_colours(&std::io::stdout()));
+    let printed = print(&match format {
+        Format::Json => format!("{:#}\n", report.json()),
+        Format::Human if report.problems.is_empty() => format!("{}: fine\n", path.display()),
+        Format::Human if failed => human(),
+        Format::Human => format!("{}\n{}: fine, with warnings\n", human(), path.display()),
+    });
+    if failed { ExitCode::from(USAGE) } else { printed }
+}
+
+/// Builds what `run` would build, without binding anything.
+fn built(path: &Path, loaded: config::Loaded) -> Result<config::Report, String> {
+    let warnings = loaded.warnings.clone();
+    let built = Runtime::new(path, loaded, &mut fastrand::Rng::with_seed(0));
+    built.map(|_| warnings).map_err(|error| format!("steadfast: {}: {error}", path.display()))
+}

@@ -1,0 +1,148 @@
+//! Step 7: the response on its way back: cleaned, with the pin that the verdict asks for, streamed or tunnelled.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::attempt::Attempted;
+use super::error::{Error, Kind};
+use super::exchange::{Exchange, ReplyBody};
+use super::{Worker, reply};
+use crate::affinity::{Preference, Recalled};
+use crate::clock::Clock;
+use crate::config::Route;
+use crate::headers::{self, SharedCaching};
+use crate::runtime::PoolEntry;
+use crate::tasks;
+use crate::upstream::{UpstreamBody, tunnel};
+
+const STEADFAST_VERDICT: HeaderName = HeaderName::from_static("steadfast-verdict");
+
+/// What an exchange is answered with.
+pub(super) enum Answer {
+    /// By the proxy itself.
+    Local(Response<Bytes>),
+    Server(Response<UpstreamBody>),
+    /// The connection carries another protocol from now on.
+    Tunnel(Response<UpstreamBody>, OnUpgrade),
+    Error(Error),
+}
+
+/// Turns a server's response into the client's.
+pub(super) async fn from_server(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    route: &Route,
+    entry: &PoolEntry,
+    recalled: &Recalled,
+    https: bool,
+    attempted: Attempted,
+) -> Answer {
+    let Attempted { mut response, upgrade, server } = attempted;
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switching && upgrade.is_none() {
+        return Answer::Error(Error::because(Kind::BadResponse, &"it switched protocols without being asked"));
+    }
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    let headers = response.headers_mut();
+    headers::remove_hop_by_hop(headers);
+    route.response_headers.apply(headers);
+    add_pin(worker, exchange, entry, recalled, https, server, headers);
+    if entry.debug_headers {
+        add_verdict(exchange, entry, server, headers);
+    }
+    if is_event_stream(headers) {
+        exchange.is_long_lived();
+    }
+    match upgrade {
+        Some(upgrade) if switching => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            if let Some(protocol) = protocol {
+                headers.insert(header::UPGRADE, protocol);
+            }
+            Answer::Tunnel(response, upgrade)
+        }
+        _ => Answer::Server(response),
+    }
+}
+
+/// Exactly one Set-Cookie, naming the server that answered; none on what shared caches may keep.
+fn add_pin(
+    worker: &Worker,
+    exchange: &Exchange,
+    entry: &PoolEntry,
+    recalled: &Recalled,
+    https: bool,
+    server: usize,
+    headers: &mut HeaderMap,
+) {
+    let Some(affinity) = &entry.pool.affinity else { return };
+    if matches!(recalled.preference, Preference::None(_)) {
+        return;
+    }
+    let caching = headers::shared_caching(headers);
+    if caching == SharedCaching::Allowed {
+        return;
+    }
+    let now = Clock::wall(exchange.arrived);
+    let cookie = affinity.set_cookie(recalled, server, https, now, &mut worker.random.borrow_mut());
+    let Some(cookie) = cookie else { return };
+    headers.append(header::SET_COOKIE, cookie);
+    if caching == SharedCaching::Unsaid {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+fn add_verdict(exchange: &Exchange, entry: &PoolEntry, server: usize, headers: &mut HeaderMap) {
+    let Some(verdict) = exchange.verdict else { return };
+    let reason = if verdict.reason().is_empty() { String::new() } else { format!("; reason={}", verdict.reason()) };
+    let text = format!("{}{reason}; server={}", verdict.as_str(), entry.pool.servers[server].settings.name);
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(STEADFAST_VERDICT, value);
+    }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Gives the record of the exchange to whatever ends last: the body, or the tunnel.
+pub(super) fn release(answer: Answer, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
+    match answer {
+        Answer::Local(response) => {
+            exchange.replied(response.status().as_u16());
+            response.map(|bytes| ReplyBody::local(bytes, exchange))
+        }
+        Answer::Server(response) => response.map(|body| ReplyBody::from_server(body, exchange)),
+        Answer::Tunnel(response, upgrade) => open_tunnel(response, upgrade, exchange),
+        Answer::Error(error) => reply::refusal(error, exchange),
+    }
+}
+
+/// The tunnel begins when the client has the 101; it ends with either side, with silence, or with the process.
+fn open_tunnel(
+    response: Response<UpstreamBody>,
+    upgrade: OnUpgrade,
+    mut exchange: Box<Exchange>,
+) -> Response<ReplyBody> {
+    let (parts, body) = response.into_parts();
+    exchange.is_long_lived();
+    let worker = exchange.worker();
+    worker.tunnels.set(worker.tunnels.get() + 1);
+    let entry = exchange.snapshot().zip(exchange.pool).map(|(snapshot, pool)| &snapshot.pools[pool]);
+    let idle = entry.and_then(|entry| entry.timeouts.tunnel_idle);
+    tasks::spawn(async move {
+        exchange.release_snapshot();
+        if let (Ok(client), Some(server)) = (upgrade.await, body.into_raw().await) {
+            exchange.downstream.becomes_tunnel();
+            let traffic = tunnel(TokioIo::new(client), server, idle, Rc::clone(&worker.ticker)).await;
+            exchange.tunnelled(traffic);
+        }
+        drop(exchange);
+        worker.tunnels.set(worker.tunnels.get() - 1);
+    });
+    Response::from_parts(parts, ReplyBody::of_tunnel())
+}

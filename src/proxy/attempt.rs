@@ -1,0 +1,333 @@
+//! Step 6: tries, one server after another, until one answers or none may be tried any more.
+//!
+//! "May this be retried?" is decided here and nowhere else. What no server has seen goes on to every untried server
+//! and is not charged. What a server may have begun to serve is tried again only if its method is idempotent (RFC
+//! 9110, section 9.2.2), its body can be sent again, attempts are left and the pool's budget allows it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use hyper::upgrade::OnUpgrade;
+
+use super::error::{Error, Kind};
+use super::exchange::Exchange;
+use super::{Admitted, Worker};
+use crate::affinity::{Preference, Recalled};
+use crate::clock::Clock;
+use crate::names::{Limit, NoneWhy, Outcome, Verdict};
+use crate::pool::{NoServer, RetryGuard, Tried};
+use crate::runtime::PoolEntry;
+use crate::upstream::{
+    BodyFault, ConnectError, Connection, FailureKind, OutBody, RequestBody, SendFailure, Target, UpstreamBody, Waiting,
+};
+
+/// A hard-pinned session's server that refuses a connection gets another chance after this: it may be restarting.
+const SECOND_CHANCE: Duration = Duration::from_millis(100);
+
+/// A server's answer, and what an upgrade still needs.
+pub(super) struct Attempted {
+    pub(super) response: Response<UpstreamBody>,
+    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) server: usize,
+}
+
+/// How one attempt failed.
+struct Failure {
+    error: Error,
+    outcome: Outcome,
+    next: Next,
+}
+
+/// What may follow a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// No server has seen anything of the request.
+    AnyUntried,
+    /// A server may have begun to serve it.
+    IfRepeatable,
+    /// The client's side failed.
+    Nothing,
+}
+
+struct Attempts<'a> {
+    worker: &'a Rc<Worker>,
+    entry: &'a PoolEntry,
+    https: bool,
+    body: RequestBody,
+    upgrade: bool,
+    /// The head to send; gone while an attempt has the only copy of it.
+    head: Option<Head>,
+    /// Attempts in which a server may have seen the request.
+    seen: u32,
+    _retry: Option<RetryGuard>,
+}
+
+/// A request's head, ready for any server of the pool.
+#[derive(Clone)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: http::HeaderMap,
+}
+
+pub(super) async fn run(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    entry: &PoolEntry,
+    recalled: &Recalled,
+    https: bool,
+    admitted: Admitted,
+) -> Result<Attempted, Error> {
+    let Admitted { parts, body, upgrade } = admitted;
+    let Parts { method, uri, headers, .. } = parts;
+    let head = Some(Head { method, uri, headers });
+    let mut attempts = Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), head, seen: 0, _retry: None };
+    let mut tried = Tried::default();
+    let mut last: Option<Error> = None;
+    let mut second_chance = matches!(recalled.preference, Preference::Pinned { .. });
+    loop {
+        let server = match choose(worker, exchange, entry, recalled.preference, &tried, last.is_some()) {
+            Ok(server) => server,
+            Err(NoServer(verdict)) => {
+                exchange.verdict = Some(verdict);
+                return Err(last.unwrap_or(Error::new(Kind::NoServer)));
+            }
+        };
+        let failure = match attempts.once(server).await {
+            Ok(response) => {
+                settle_answer(worker, exchange, entry, server, &response);
+                return Ok(Attempted { response, upgrade, server });
+            }
+            Err(failure) => failure,
+        };
+        settle_failure(worker, exchange, entry, server, failure.outcome);
+        let pinned_here = matches!(recalled.preference, Preference::Pinned { server: pinned, .. } if pinned == server);
+        if second_chance && pinned_here && failure.outcome == Outcome::Refused {
+            second_chance = false;
+            tokio::time::sleep(SECOND_CHANCE).await;
+            last = Some(failure.error);
+            continue;
+        }
+        if !attempts.may_go_on(failure.next) {
+            return Err(failure.error);
+        }
+        tried.add(server);
+        last = Some(failure.error);
+    }
+}
+
+fn choose(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    entry: &PoolEntry,
+    preference: Preference,
+    tried: &Tried,
+    again: bool,
+) -> Result<usize, NoServer> {
+    let now = if again { Clock::now() } else { exchange.arrived };
+    let key = address_key(exchange);
+    let pick = entry.pool.pick(preference, tried, key, worker.id, now, &mut worker.random.borrow_mut())?;
+    let server = pick.server;
+    exchange.chose(pick, now);
+    Ok(server)
+}
+
+/// What `hash` hashes where no session is known: the client's address.
+fn address_key(exchange: &Exchange) -> u64 {
+    match exchange.downstream.peer.ip() {
+        std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
+        std::net::IpAddr::V6(address) => xxhash_rust::xxh3::xxh3_64(&address.octets()),
+    }
+}
+
+fn settle_answer(
+    worker: &Worker,
+    exchange: &mut Exchange,
+    entry: &PoolEntry,
+    server: usize,
+    response: &Response<UpstreamBody>,
+) {
+    let status = response.status().as_u16();
+    exchange.answered(status);
+    report(worker, entry, server, Outcome::answered(status));
+    if matches!(exchange.verdict, Some(Verdict::None(NoneWhy::Rejected))) {
+        exchange.verdict = Some(Verdict::None(NoneWhy::NotSticky));
+    }
+}
+
+fn settle_failure(worker: &Worker, exchange: &mut Exchange, entry: &PoolEntry, server: usize, outcome: Outcome) {
+    exchange.give_up_server(outcome, Clock::now());
+    report(worker, entry, server, outcome);
+}
+
+/// Tells health what an attempt showed.
+fn report(worker: &Worker, entry: &PoolEntry, server: usize, outcome: Outcome) {
+    let Some(well) = outcome.speaks_for_health() else { return };
+    if let Some(ejection) = entry.pool.observe(server, well, worker.ticker.coarse_now()) {
+        let name = &entry.pool.servers[server].settings.name;
+        tracing::warn!(pool = %entry.pool.name, server = %name, ?ejection, "server is ejected: too many failures in a row");
+    }
+}
+
+impl Attempts<'_> {
+    /// One attempt on one server. A kept connection that turns out closed costs no attempt: a fresh one follows.
+    async fn once(&mut self, server: usize) -> Result<Response<UpstreamBody>, Failure> {
+        let target = self.entry.target(server, self.upgrade);
+        while let Some(connection) = self.worker.conns.reuse(target).await {
+            match self.send(connection, target).await {
+                Err(failure) if self.was_stale(&failure) => self.recover(failure),
+                sent => return self.judge(sent),
+            }
+        }
+        let connection = self.worker.conns.open(target).await.map_err(refused)?;
+        let sent = self.send(connection, target).await;
+        self.judge(sent)
+    }
+
+    async fn send(
+        &mut self,
+        connection: Connection,
+        target: &std::sync::Arc<Target>,
+    ) -> Result<Response<UpstreamBody>, SendFailure> {
+        let Some(head) = self.head_to_send() else { unreachable!("a head is kept while an attempt may follow") };
+        let timeouts = &self.entry.timeouts;
+        let grpc = is_grpc(&head.headers);
+        let request = self.request(head, target);
+        let waiting = Waiting {
+            first_byte: timeouts.first_byte.filter(|_| !grpc),
+            between_bytes: timeouts.between_bytes,
+            body: &self.body,
+        };
+        connection.send(request, waiting, &self.worker.conns, target).await
+    }
+
+    /// The head itself when no attempt can follow, else a copy.
+    fn head_to_send(&mut self) -> Option<Head> {
+        let last = self.entry.retry.attempts <= 1 && self.entry.pool.servers.len() == 1;
+        if last && !is_idempotent(self.head.as_ref().map(|head| &head.method)) {
+            self.head.take()
+        } else {
+            self.head.clone()
+        }
+    }
+
+    fn request(&self, head: Head, target: &Target) -> Request<OutBody> {
+        let Head { method, mut uri, mut headers } = head;
+        if let Some(host) = &self.entry.host {
+            headers.insert(header::HOST, host.clone());
+        }
+        let version = if target.settings.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        if target.settings.http2 {
+            uri = with_authority(uri, headers.remove(header::HOST), self.https);
+            headers.remove(header::CONNECTION);
+        }
+        let mut request = Request::new(self.body.attempt());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.version_mut() = version;
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// The server has closed a connection that was kept: it has seen nothing, or at most begun what may be repeated.
+    fn was_stale(&self, failure: &SendFailure) -> bool {
+        let broken = matches!(failure.kind, FailureKind::Broken(_)) && self.body.fault().is_none();
+        let repeatable = self.is_repeatable() && self.body.can_be_sent_again();
+        failure.reused && broken && ((failure.unsent && self.body.can_be_sent_again()) || repeatable)
+    }
+
+    /// Takes back the head of a request that was never sent.
+    fn recover(&mut self, failure: SendFailure) {
+        if let (None, Some(request)) = (&self.head, failure.request) {
+            let (Parts { method, uri, headers, .. }, _) = request.into_parts();
+            self.head = Some(Head { method, uri, headers });
+        }
+    }
+
+    fn judge(&mut self, sent: Result<Response<UpstreamBody>, SendFailure>) -> Result<Response<UpstreamBody>, Failure> {
+        let failure = match sent {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        if let Some(fault) = self.body.fault() {
+            return Err(client_failed(fault));
+        }
+        let next = if failure.unsent && self.body.can_be_sent_again() { Next::AnyUntried } else { Next::IfRepeatable };
+        if next == Next::IfRepeatable {
+            self.seen += 1;
+        }
+        let (kind, outcome) = match failure.kind {
+            FailureKind::Broken(_) => (Kind::Broken, Outcome::Reset),
+            FailureKind::TimedOut => (Kind::FirstByteTimedOut, Outcome::TimedOut),
+        };
+        let error = Error::because(kind, &failure.kind);
+        self.recover(failure);
+        Err(Failure { error, outcome, next })
+    }
+
+    fn is_repeatable(&self) -> bool {
+        is_idempotent(self.head.as_ref().map(|head| &head.method)) && !self.upgrade
+    }
+
+    /// Whether another server may be tried.
+    fn may_go_on(&mut self, next: Next) -> bool {
+        match next {
+            Next::Nothing => false,
+            Next::AnyUntried => self.head.is_some() && self.body.can_be_sent_again(),
+            Next::IfRepeatable => {
+                let repeatable = self.is_repeatable() && self.body.can_be_sent_again();
+                repeatable && self.seen < self.entry.retry.attempts && self.take_from_budget()
+            }
+        }
+    }
+
+    fn take_from_budget(&mut self) -> bool {
+        if self._retry.is_none() {
+            self._retry = self.entry.pool.try_retry(self.entry.retry.budget);
+            if self._retry.is_none() {
+                self.worker.runtime.metrics.limit_reached(self.worker.id, Limit::RetryBudget);
+            }
+        }
+        self._retry.is_some()
+    }
+}
+
+fn refused(error: ConnectError) -> Failure {
+    let (kind, outcome) = match error {
+        ConnectError::TimedOut => (Kind::ConnectTimedOut, Outcome::TimedOut),
+        _ => (Kind::ConnectFailed, Outcome::Refused),
+    };
+    Failure { error: Error::because(kind, &error), outcome, next: Next::AnyUntried }
+}
+
+fn client_failed(fault: BodyFault) -> Failure {
+    let kind = match fault {
+        BodyFault::TooLarge => Kind::BodyTooLarge,
+        BodyFault::Malformed => Kind::BodyMalformed,
+        BodyFault::Gone => Kind::ClientGone,
+    };
+    Failure { error: Error::because(kind, &fault), outcome: Outcome::ClientLeft, next: Next::Nothing }
+}
+
+fn is_idempotent(method: Option<&Method>) -> bool {
+    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
+    method.is_some_and(|method| idempotent.contains(method))
+}
+
+/// A gRPC stream may be silent for as long as it likes.
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// HTTP/2 carries scheme and authority beside the path.
+fn with_authority(uri: Uri, host: Option<HeaderValue>, https: bool) -> Uri {
+    let mut parts = uri.into_parts();
+    parts.authority = host.and_then(|host| http::uri::Authority::try_from(host.as_bytes()).ok());
+    parts.scheme = Some(if https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    if parts.authority.is_none() {
+        parts.scheme = None;
+    }
+    Uri::from_parts(parts).unwrap_or_default()
+}

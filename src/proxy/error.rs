@@ -1,0 +1,136 @@
+//! Why an exchange gets no answer from a server.
+
+use http::StatusCode;
+
+use crate::names::{HeaderReason, words};
+
+words! {
+    /// Which side an error is the fault of.
+    Side {
+        Downstream = "downstream",
+        Upstream = "upstream",
+        Local = "local",
+    }
+}
+
+/// What went wrong. `reply` turns it into a status, and nobody else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The request's head cannot be served.
+    Head(HeaderReason),
+    HeadTooLarge,
+    NoRoute,
+    BodyTooLarge,
+    BodyMalformed,
+    ClientGone,
+    /// No server is eligible.
+    NoServer,
+    ConnectFailed,
+    ConnectTimedOut,
+    /// The connection broke before the response's head.
+    Broken,
+    FirstByteTimedOut,
+    /// The server answered something that cannot be passed on.
+    BadResponse,
+}
+
+/// One error of one exchange.
+#[derive(Clone, Debug)]
+pub(super) struct Error {
+    pub(super) kind: Kind,
+    /// For the log, never for the client.
+    pub(super) detail: Option<String>,
+}
+
+impl Error {
+    pub(super) const fn new(kind: Kind) -> Self {
+        Error { kind, detail: None }
+    }
+
+    pub(super) fn because(kind: Kind, why: &dyn std::fmt::Display) -> Self {
+        Error { kind, detail: Some(why.to_string()) }
+    }
+}
+
+impl Kind {
+    pub(super) const fn side(self) -> Side {
+        match self {
+            Kind::Head(_) | Kind::HeadTooLarge | Kind::BodyTooLarge | Kind::BodyMalformed | Kind::ClientGone => {
+                Side::Downstream
+            }
+            Kind::NoRoute | Kind::NoServer => Side::Local,
+            Kind::ConnectFailed
+            | Kind::ConnectTimedOut
+            | Kind::Broken
+            | Kind::FirstByteTimedOut
+            | Kind::BadResponse => Side::Upstream,
+        }
+    }
+
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Kind::Head(HeaderReason::TransferCoding | HeaderReason::Method) => StatusCode::NOT_IMPLEMENTED,
+            Kind::Head(HeaderReason::Misdirected) => StatusCode::MISDIRECTED_REQUEST,
+            Kind::Head(_) | Kind::BodyMalformed | Kind::ClientGone => StatusCode::BAD_REQUEST,
+            Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::NoRoute => StatusCode::NOT_FOUND,
+            Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::NoServer => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::ConnectFailed | Kind::Broken | Kind::BadResponse => StatusCode::BAD_GATEWAY,
+            Kind::ConnectTimedOut | Kind::FirstByteTimedOut => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// A sentence for the person at the other end; it names no server.
+    pub(super) const fn sentence(self) -> &'static str {
+        match self {
+            Kind::Head(HeaderReason::BadHost) => "The request names no host, several, or one that is none.",
+            Kind::Head(HeaderReason::BadPath) => "The path of the request is ambiguous.",
+            Kind::Head(HeaderReason::UnsafeName) => "A header name has characters that are not allowed here.",
+            Kind::Head(HeaderReason::TransferCoding) => "The only transfer coding that is understood here is chunked.",
+            Kind::Head(HeaderReason::Misdirected) => "This connection is not for that host; open another one.",
+            Kind::Head(HeaderReason::Method) => "The method is not served here.",
+            Kind::Head(HeaderReason::Malformed) => "The request is malformed.",
+            Kind::HeadTooLarge => "The request has too many header fields.",
+            Kind::NoRoute => "Nothing is served under this address.",
+            Kind::BodyTooLarge => "The request's body is larger than is allowed here.",
+            Kind::BodyMalformed => "The request's body is malformed.",
+            Kind::ClientGone => "The request ended before its body did.",
+            Kind::NoServer => "No server can take the request now. Please try again shortly.",
+            Kind::ConnectFailed => "The server could not be reached.",
+            Kind::ConnectTimedOut => "The server could not be reached in time.",
+            Kind::Broken => "The server ended the connection without an answer.",
+            Kind::FirstByteTimedOut => "The server did not answer in time.",
+            Kind::BadResponse => "The server's answer could not be understood.",
+        }
+    }
+
+    /// A stable word, for the log and for `type` in the problem details.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Head(reason) => reason.as_str(),
+            Kind::HeadTooLarge => "head_too_large",
+            Kind::NoRoute => "no_route",
+            Kind::BodyTooLarge => "body_too_large",
+            Kind::BodyMalformed => "body_malformed",
+            Kind::ClientGone => "client_gone",
+            Kind::NoServer => "no_server",
+            Kind::ConnectFailed => "connect_failed",
+            Kind::ConnectTimedOut => "connect_timed_out",
+            Kind::Broken => "broken",
+            Kind::FirstByteTimedOut => "first_byte_timed_out",
+            Kind::BadResponse => "bad_response",
+        }
+    }
+
+    /// Whether what follows on the client's connection can no longer be told from the body.
+    pub(super) const fn framing_is_in_doubt(self) -> bool {
+        matches!(
+            self,
+            Kind::Head(HeaderReason::TransferCoding | HeaderReason::BadHost)
+                | Kind::BodyMalformed
+                | Kind::BodyTooLarge
+                | Kind::ClientGone
+        )
+    }
+}

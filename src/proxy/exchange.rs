@@ -1,0 +1,369 @@
+//! The record of one exchange. It goes along from the first byte of the request to the last of the response, and
+//! settles everything when it is dropped: load, metrics, the log line.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use http_body::{Body, Frame, SizeHint};
+
+use super::access_log::Line;
+use super::error::{Error, Kind};
+use super::identify::Identity;
+use super::{Worker, reply};
+use crate::clock::{Clock, Moment};
+use crate::headers;
+use crate::listener::Downstream;
+use crate::metrics::PoolMetrics;
+use crate::names::{CodeClass, Outcome, Verdict};
+use crate::pool::{InFlight, Pick};
+use crate::runtime::Snapshot;
+use crate::upstream::{BodyError, RequestBody, Tunnelled, UpstreamBody};
+
+/// One request and its response.
+pub(super) struct Exchange {
+    worker: Rc<Worker>,
+    scope: Scope,
+    pub(super) downstream: Rc<Downstream>,
+    pub(super) arrived: Moment,
+    pub(super) wants_html: bool,
+    pub(super) body: Option<RequestBody>,
+    route: Option<usize>,
+    /// The pool's position, once the route is known.
+    pub(super) pool: Option<usize>,
+    pub(super) verdict: Option<Verdict>,
+    /// The server that is working on it, or has answered.
+    pub(super) server: Option<usize>,
+    guard: Option<InFlight>,
+    chosen: Moment,
+    headed: Option<Moment>,
+    pub(super) attempts: u32,
+    status: Option<u16>,
+    bytes_out: u64,
+    pub(super) session: Option<u64>,
+    error: Option<&'static str>,
+    /// Its time says nothing about the server: a tunnel, or a stream of events.
+    long_lived: bool,
+    log: Option<Box<LogFacts>>,
+}
+
+/// Where the names and counters of an exchange are found.
+enum Scope {
+    Snapshot(Rc<Arc<Snapshot>>),
+    /// A tunnel lives on for hours: it keeps its own names, and lets the snapshot go.
+    Kept(Names),
+}
+
+/// The names and counters of an exchange.
+struct Names {
+    metrics: Arc<PoolMetrics>,
+    route: Arc<str>,
+    pool: Arc<str>,
+    server: Box<str>,
+    session: Option<u64>,
+}
+
+/// What only the log wants to know; collected where there is one.
+struct LogFacts {
+    method: Method,
+    target: String,
+    host: String,
+    client: Option<IpAddr>,
+    id: HeaderValue,
+    traceparent: Option<HeaderValue>,
+    detail: Option<String>,
+}
+
+impl Exchange {
+    pub(super) fn begin(
+        worker: Rc<Worker>,
+        snapshot: Rc<Arc<Snapshot>>,
+        downstream: Rc<Downstream>,
+        parts: &Parts,
+        arrived: Moment,
+    ) -> Box<Self> {
+        let log = worker.logs.is_some().then(|| {
+            Box::new(LogFacts {
+                method: parts.method.clone(),
+                target: parts.uri.path().to_owned(),
+                host: String::new(),
+                client: None,
+                id: HeaderValue::from_static("-"),
+                traceparent: parts.headers.get(headers::TRACEPARENT).cloned(),
+                detail: None,
+            })
+        });
+        Box::new(Exchange {
+            worker,
+            scope: Scope::Snapshot(snapshot),
+            downstream,
+            arrived,
+            wants_html: reply::wants_html(&parts.headers),
+            body: None,
+            route: None,
+            pool: None,
+            verdict: None,
+            server: None,
+            guard: None,
+            chosen: arrived,
+            headed: None,
+            attempts: 0,
+            status: None,
+            bytes_out: 0,
+            session: None,
+            error: None,
+            long_lived: false,
+            log,
+        })
+    }
+
+    pub(super) fn identified(&mut self, identity: &Identity) {
+        if let Some(log) = &mut self.log {
+            log.client = Some(identity.client);
+            log.host.clone_from(&identity.host);
+            log.id = identity.request_id.clone();
+        }
+    }
+
+    pub(super) fn routed(&mut self, route: usize, path: &str) {
+        self.route = Some(route);
+        self.pool = self.snapshot().and_then(|snapshot| snapshot.pool_of_route(route));
+        if let Some(log) = &mut self.log {
+            log.target = path.to_owned();
+        }
+    }
+
+    /// The snapshot that it goes by, until it has become a tunnel.
+    pub(super) fn snapshot(&self) -> Option<&Snapshot> {
+        match &self.scope {
+            Scope::Snapshot(snapshot) => Some(snapshot),
+            Scope::Kept(_) => None,
+        }
+    }
+
+    /// The worker that serves it.
+    pub(super) fn worker(&self) -> Rc<Worker> {
+        Rc::clone(&self.worker)
+    }
+
+    /// Lets the snapshot go: what is left to do needs only the names.
+    pub(super) fn release_snapshot(&mut self) {
+        if let Scope::Snapshot(snapshot) = &self.scope {
+            self.scope = Scope::Kept(self.names(snapshot));
+        }
+    }
+
+    fn names(&self, snapshot: &Snapshot) -> Names {
+        let entry = self.pool.map(|pool| &snapshot.pools[pool]);
+        let server = entry.zip(self.server).map(|(entry, server)| entry.pool.servers[server].settings.name.clone());
+        Names {
+            metrics: entry.map_or_else(|| Arc::clone(&self.worker.no_pool), |entry| Arc::clone(&entry.pool.metrics)),
+            route: self.route.map_or_else(|| "-".into(), |route| Arc::clone(&snapshot.routes[route].label)),
+            pool: entry.map_or_else(|| "-".into(), |entry| Arc::clone(&entry.pool.name)),
+            server: server.unwrap_or_else(|| "-".into()),
+            session: self.session.map(|session| snapshot.session_hasher.hash(&session.to_be_bytes())),
+        }
+    }
+
+    /// A server was chosen for the next attempt.
+    pub(super) fn chose(&mut self, pick: Pick, now: Moment) {
+        self.verdict = Some(pick.verdict);
+        self.server = Some(pick.server);
+        self.guard = Some(pick.guard);
+        self.chosen = now;
+        self.attempts += 1;
+    }
+
+    /// The chosen server has failed; the exchange is in nobody's hands.
+    pub(super) fn give_up_server(&mut self, outcome: Outcome, now: Moment) {
+        self.count_attempt(outcome);
+        if let Some(guard) = self.guard.take() {
+            guard.state().latency.observe(now.since(self.chosen), outcome != Outcome::ClientLeft, now);
+        }
+        self.server = None;
+    }
+
+    fn count_attempt(&self, outcome: Outcome) {
+        if let Some(guard) = &self.guard {
+            guard.state().metrics.cells.of(self.worker.id).attempts[outcome.index()].add(1);
+        }
+    }
+
+    /// The head of the response is there.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+        self.count_attempt(Outcome::answered(status));
+        if self.log.is_some() {
+            self.headed = Some(Clock::now());
+        }
+    }
+
+    /// The proxy itself answers.
+    pub(super) fn replied(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.error = Some(error.kind.as_str());
+        self.status = (error.kind != Kind::ClientGone).then(|| error.kind.status().as_u16());
+        if let Some(log) = &mut self.log {
+            let side = error.kind.side();
+            log.detail =
+                Some(error.detail.as_ref().map_or_else(|| side.to_string(), |detail| format!("{side}: {detail}")));
+        }
+    }
+
+    pub(super) fn is_long_lived(&mut self) {
+        self.long_lived = true;
+    }
+
+    pub(super) fn tunnelled(&mut self, traffic: Tunnelled) {
+        self.bytes_out += traffic.to_client;
+    }
+
+    fn settle(&mut self) {
+        let done = Clock::now();
+        let duration = done.since(self.arrived);
+        let code = self.status.map_or(CodeClass::ClientClosed, CodeClass::of);
+        if let Some(guard) = &self.guard {
+            if self.status.is_none() {
+                self.count_attempt(Outcome::ClientLeft);
+            } else if !self.long_lived {
+                guard.state().latency.observe(done.since(self.chosen), false, done);
+            }
+        }
+        let server = self.guard.as_ref().map(|guard| &*guard.state().metrics);
+        let metrics = match &self.scope {
+            Scope::Kept(names) => &names.metrics,
+            Scope::Snapshot(snapshot) => {
+                self.pool.map_or(&self.worker.no_pool, |pool| &snapshot.pools[pool].pool.metrics)
+            }
+        };
+        metrics.settle(self.worker.id, server, code, self.verdict, duration);
+        if let (Some(logs), Some(log)) = (&self.worker.logs, &self.log) {
+            logs.write(self.worker.id, |line| match &self.scope {
+                Scope::Kept(names) => self.write_line(log, names, duration, line),
+                Scope::Snapshot(snapshot) => self.write_line(log, &self.names(snapshot), duration, line),
+            });
+        }
+    }
+
+    fn write_line(&self, log: &LogFacts, names: &Names, duration: Duration, out: &mut Vec<u8>) {
+        let mut line = Line::new(out);
+        line.time(Clock::wall(self.arrived));
+        line.text("id", log.id.to_str().unwrap_or("-"));
+        line.display("client", &log.client.unwrap_or_else(|| self.downstream.peer.ip()));
+        line.text("listener", &self.downstream.endpoint.settings.name);
+        line.text("route", &names.route);
+        line.text("pool", &names.pool);
+        line.text("server", &names.server);
+        line.text("method", log.method.as_str());
+        line.text("host", &log.host);
+        line.text("path", &log.target);
+        line.text("protocol", if self.downstream.http2 { "HTTP/2" } else { "HTTP/1.1" });
+        line.number("status", u64::from(self.status.unwrap_or(499)));
+        line.number("bytes_in", self.body.as_ref().map_or(0, RequestBody::received));
+        line.number("bytes_out", self.bytes_out);
+        line.millis("duration_ms", duration);
+        line.millis("upstream_ms", self.headed.map_or(Duration::ZERO, |headed| headed.since(self.chosen)));
+        line.number("attempts", u64::from(self.attempts));
+        line.text("verdict", self.verdict.map_or("", Verdict::as_str));
+        line.text("reason", self.verdict.map_or("", Verdict::reason));
+        match names.session {
+            Some(hash) => line.display("session", &format_args!("{hash:016x}")),
+            None => line.text("session", ""),
+        }
+        line.number("in_flight", self.guard.as_ref().map_or(0, |guard| u64::from(guard.position)));
+        line.text("error", self.error.unwrap_or(""));
+        if let Some(detail) = &log.detail {
+            line.text("detail", detail);
+        }
+        line.text("traceparent", log.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or(""));
+        line.end();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// A response's body, with the record of its exchange.
+pub struct ReplyBody {
+    source: Source,
+    /// Nothing for a tunnel: its record goes with the tunnel.
+    exchange: Option<Box<Exchange>>,
+}
+
+enum Source {
+    Local(Option<Bytes>),
+    Server(UpstreamBody),
+}
+
+impl ReplyBody {
+    pub(super) fn local(bytes: Bytes, exchange: Box<Exchange>) -> Self {
+        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+        ReplyBody { source: Source::Local(bytes), exchange: Some(exchange) }
+    }
+
+    pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>) -> Self {
+        ReplyBody { source: Source::Server(body), exchange: Some(exchange) }
+    }
+
+    pub(super) const fn of_tunnel() -> Self {
+        ReplyBody { source: Source::Local(None), exchange: None }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.bytes_out += bytes as u64;
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let me = &mut *self;
+        let polled = match &mut me.source {
+            Source::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Server(body) => Pin::new(body).poll_frame(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => me.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(exchange) = &mut me.exchange {
+                    exchange.error = Some(match error {
+                        BodyError::Broken(_) => "response_broken",
+                        BodyError::Silent => "response_silent",
+                    });
+                }
+            }
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(bytes) => bytes.is_none(),
+            Source::Server(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Server(body) => body.size_hint(),
+        }
+    }
+}

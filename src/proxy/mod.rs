@@ -1,0 +1,321 @@
+//! The life of an exchange, in eight steps: identify, route, admit, recall, (protect,) attempt, answer, settle.
+//!
+//! [`Worker::handle`] is the order; each step is a short function here or a module beside it. An exchange reads the
+//! snapshot once. Whatever happens, it is settled exactly once: its record travels with the response's body and closes
+//! the books when that is dropped.
+
+mod access_log;
+mod answer;
+mod attempt;
+mod error;
+mod exchange;
+mod identify;
+mod reply;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+pub use access_log::AccessLogs;
+use error::{Error, Kind};
+use exchange::Exchange;
+pub use exchange::ReplyBody;
+use identify::Identity;
+
+use crate::affinity::Recalled;
+use crate::clock::{Clock, Ticker};
+use crate::config::{Action, Route};
+use crate::headers::{self, UnsafeNames};
+use crate::listener::{Downstream, Handler};
+use crate::metrics::{NO_POOL, PoolMetrics, WorkerId};
+use crate::names::{Decision, HeaderReason, Limit, NoneWhy, Verdict};
+use crate::routing;
+use crate::runtime::{PoolEntry, Runtime, Snapshot};
+use crate::upstream::{Conns, RequestBody};
+
+/// Answers exchanges on one worker.
+#[derive(Clone)]
+pub struct Proxy(Rc<Worker>);
+
+/// What the exchanges of one worker share.
+pub struct Worker {
+    id: WorkerId,
+    runtime: Arc<Runtime>,
+    snapshot: RefCell<(u64, Rc<Arc<Snapshot>>)>,
+    conns: Rc<Conns>,
+    ticker: Rc<Ticker>,
+    random: RefCell<fastrand::Rng>,
+    no_pool: Arc<PoolMetrics>,
+    logs: Option<Arc<AccessLogs>>,
+    /// Exchanges that carry another protocol now.
+    tunnels: Cell<usize>,
+}
+
+impl Proxy {
+    /// A proxy for one worker.
+    pub fn new(
+        id: WorkerId,
+        runtime: Arc<Runtime>,
+        ticker: Rc<Ticker>,
+        conns: Rc<Conns>,
+        random: fastrand::Rng,
+        logs: Option<Arc<AccessLogs>>,
+    ) -> Self {
+        let snapshot = RefCell::new((runtime.generation(), Rc::new(runtime.snapshot())));
+        let no_pool = runtime.metrics.pool(NO_POOL);
+        let random = RefCell::new(random);
+        Proxy(Rc::new(Worker { id, runtime, snapshot, conns, ticker, random, no_pool, logs, tunnels: Cell::new(0) }))
+    }
+
+    /// How many exchanges carry another protocol now.
+    pub fn tunnels(&self) -> usize {
+        self.0.tunnels.get()
+    }
+}
+
+impl Handler for Proxy {
+    type Body = ReplyBody;
+
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        downstream: Rc<Downstream>,
+    ) -> impl Future<Output = Response<ReplyBody>> + use<> + 'static {
+        let worker = Rc::clone(&self.0);
+        async move { worker.handle(request, downstream).await }
+    }
+}
+
+/// A request that has passed admission, ready for its attempts.
+struct Admitted {
+    parts: Parts,
+    body: RequestBody,
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Worker {
+    /// The snapshot in force; cached, so that workers share no counter on the way.
+    fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        let mut cached = self.snapshot.borrow_mut();
+        let generation = self.runtime.generation();
+        if cached.0 != generation {
+            *cached = (generation, Rc::new(self.runtime.snapshot()));
+        }
+        Rc::clone(&cached.1)
+    }
+
+    async fn handle(self: Rc<Self>, request: Request<Incoming>, downstream: Rc<Downstream>) -> Response<ReplyBody> {
+        let (parts, incoming) = request.into_parts();
+        let snapshot = self.snapshot();
+        let mut exchange = Exchange::begin(Rc::clone(&self), Rc::clone(&snapshot), downstream, &parts, Clock::now());
+        match self.serve(&mut exchange, &snapshot, parts, incoming).await {
+            Ok(answer) => answer::release(answer, exchange),
+            Err(error) => reply::refusal(error, exchange),
+        }
+    }
+
+    async fn serve(
+        self: &Rc<Self>,
+        exchange: &mut Exchange,
+        snapshot: &Snapshot,
+        parts: Parts,
+        incoming: Incoming,
+    ) -> Result<answer::Answer, Error> {
+        let identity = identify::identify(snapshot, &exchange.downstream, &parts, &mut self.random.borrow_mut());
+        let identity = identity.map_err(|reason| self.refuse(reason))?;
+        exchange.identified(&identity);
+        if let Some(port) = exchange.downstream.endpoint.settings.redirect_port {
+            return Ok(answer::Answer::Local(reply::redirect_to_https(&identity, port, &parts.uri)));
+        }
+        let (route, path) = self.route(exchange, snapshot, &identity, &parts)?;
+        let entry = match &route.action {
+            Action::Respond { status, body } => {
+                return Ok(answer::Answer::Local(reply::fixed(*status, body.clone(), &route.response_headers)));
+            }
+            Action::Redirect(to) => {
+                return Ok(answer::Answer::Local(reply::redirect(to, &path, &parts.uri, &route.response_headers)));
+            }
+            Action::Pool(pool) => &snapshot.pools[*pool],
+        };
+        let https = identity.origin.https;
+        let recalled = self.recall(exchange, route, entry, &parts, https);
+        let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
+        let attempted = attempt::run(self, exchange, entry, &recalled, https, admitted).await?;
+        Ok(answer::from_server(self, exchange, route, entry, &recalled, https, attempted).await)
+    }
+
+    /// Counts a request whose head is refused.
+    fn refuse(&self, reason: HeaderReason) -> Error {
+        self.runtime.metrics.header_decision(self.id, Decision::Rejected, reason);
+        Error::new(Kind::Head(reason))
+    }
+
+    fn route<'s>(
+        &self,
+        exchange: &mut Exchange,
+        snapshot: &'s Snapshot,
+        identity: &Identity,
+        parts: &Parts,
+    ) -> Result<(&'s Route, String), Error> {
+        let asterisk = parts.method == Method::OPTIONS && parts.uri.path() == "*";
+        let written = if asterisk { "/" } else { parts.uri.path() };
+        let path = routing::normalise(written).map_err(|_| self.refuse(HeaderReason::BadPath))?.into_owned();
+        let listener = exchange.downstream.endpoint.id();
+        let route = snapshot.route(&identity.host, &path, listener).ok_or(Error::new(Kind::NoRoute))?;
+        exchange.routed(route, &path);
+        Ok((&snapshot.routes[route], path))
+    }
+
+    /// What needs no identity: limits, header hygiene, and what the server is told.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one request, each from another step")]
+    fn admit(
+        &self,
+        exchange: &mut Exchange,
+        snapshot: &Snapshot,
+        route: &Route,
+        entry: &PoolEntry,
+        identity: &Identity,
+        path: &str,
+        mut parts: Parts,
+        incoming: Incoming,
+    ) -> Result<Admitted, Error> {
+        let settings = &exchange.downstream.endpoint.settings;
+        if parts.headers.len() > settings.limits.header_count {
+            self.runtime.metrics.limit_reached(self.id, Limit::HeaderSize);
+            return Err(Error::new(Kind::HeadTooLarge));
+        }
+        if parts.method == Method::CONNECT {
+            return Err(self.refuse(HeaderReason::Method));
+        }
+        if !headers::transfer_coding_is_plain(&parts.headers) {
+            return Err(self.refuse(HeaderReason::TransferCoding));
+        }
+        self.clean_names(settings.unsafe_names, &mut parts.headers)?;
+        let keep_most = if entry.retry.attempts > 1 { entry.retry.body_bytes } else { 0 };
+        let announced = http_body::Body::size_hint(&incoming).lower();
+        if route.body_bytes > 0 && announced > route.body_bytes {
+            self.runtime.metrics.limit_reached(self.id, Limit::BodyBytes);
+            return Err(Error::new(Kind::BodyTooLarge));
+        }
+        let body = RequestBody::new(incoming, keep_most, route.body_bytes);
+        exchange.body = Some(body.clone());
+        let upgrade = prepare_head(snapshot, route, identity, exchange, &mut parts);
+        set_path(&mut parts, path, route);
+        Ok(Admitted { parts, body, upgrade })
+    }
+
+    fn clean_names(&self, unsafe_names: UnsafeNames, headers: &mut HeaderMap) -> Result<(), Error> {
+        if unsafe_names == UnsafeNames::Pass {
+            return Ok(());
+        }
+        for name in headers::unsafe_names(headers) {
+            if unsafe_names == UnsafeNames::Reject {
+                return Err(self.refuse(HeaderReason::UnsafeName));
+            }
+            self.runtime.metrics.header_decision(self.id, Decision::Stripped, HeaderReason::UnsafeName);
+            headers.remove(name);
+        }
+        Ok(())
+    }
+
+    /// What the request says about where it belongs.
+    fn recall(
+        &self,
+        exchange: &mut Exchange,
+        route: &Route,
+        entry: &PoolEntry,
+        parts: &Parts,
+        https: bool,
+    ) -> Recalled {
+        // Whatever is refused from here on has this verdict, until a server is chosen.
+        exchange.verdict = Some(Verdict::None(NoneWhy::Rejected));
+        let Some(affinity) = entry.pool.affinity.as_ref().filter(|_| route.sticky) else {
+            return Recalled::none(NoneWhy::NotSticky);
+        };
+        let preflight =
+            parts.method == Method::OPTIONS && parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if preflight {
+            return Recalled::none(NoneWhy::Preflight);
+        }
+        let recalled = affinity.recall(&parts.headers, https, Clock::wall(exchange.arrived));
+        exchange.session = recalled.session();
+        recalled
+    }
+}
+
+/// Cleans the head and writes what the server is told; gives back the upgrade that the client wants.
+fn prepare_head(
+    snapshot: &Snapshot,
+    route: &Route,
+    identity: &Identity,
+    exchange: &Exchange,
+    parts: &mut Parts,
+) -> Option<OnUpgrade> {
+    let downstream = &exchange.downstream;
+    let wanted = headers::wanted_upgrade(&parts.headers).filter(|_| !downstream.http2);
+    let trailers = headers::accepts_trailers(&parts.headers);
+    let headers = &mut parts.headers;
+    headers::remove_hop_by_hop(headers);
+    // The proxy answers `100 Continue` itself, when the server's connection is there to take the body.
+    headers.remove(header::EXPECT);
+    headers.remove(headers::PROXY);
+    match headers::rewritten_cookies(headers, |name| snapshot.is_our_cookie(name)) {
+        Some(Some(line)) => drop(headers.insert(header::COOKIE, line)),
+        Some(None) => drop(headers.remove(header::COOKIE)),
+        None => {}
+    }
+    headers::tell_server(
+        headers,
+        &headers::Told {
+            peer: downstream.peer.ip(),
+            peer_is_trusted: identity.peer_is_trusted,
+            forwarded_by: snapshot.process.forwarded,
+            origin: &identity.origin,
+            authority: &identity.external,
+            request_id: &identity.request_id,
+            http2: downstream.http2,
+        },
+    );
+    if let Some(certificate) = downstream.tls.as_ref().and_then(|tls| tls.client_certificate.as_deref()) {
+        headers::tell_client_certificate(headers, certificate);
+    }
+    route.request_headers.apply(headers);
+    headers.insert(header::HOST, identity.authority.clone());
+    if trailers {
+        headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+    }
+    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+    let wanted = wanted?;
+    let on_upgrade = on_upgrade?;
+    headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, wanted);
+    Some(on_upgrade)
+}
+
+/// The path that was matched on is the path that is forwarded.
+fn set_path(parts: &mut Parts, path: &str, route: &Route) {
+    let asterisk = parts.uri.path() == "*";
+    let stripped = route.strip_prefix.then(|| path.strip_prefix(&*route.matches.path)).flatten();
+    let wanted = match stripped {
+        Some("") => "/",
+        Some(rest) if rest.starts_with('/') => rest,
+        _ => path,
+    };
+    let origin_form = parts.uri.authority().is_none();
+    if asterisk || (origin_form && parts.uri.path() == wanted) {
+        return;
+    }
+    let text = match parts.uri.query() {
+        Some(query) => format!("{wanted}?{query}"),
+        None => wanted.to_owned(),
+    };
+    if let Ok(uri) = http::Uri::try_from(text) {
+        parts.uri = uri;
+    }
+}

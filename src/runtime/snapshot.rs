@@ -1,0 +1,237 @@
+//! The immutable built configuration. One exchange reads it once; what must agree is in it together.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::affinity::{Affinity, PinSealer};
+use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
+use crate::keys::{Hasher, KeyRing};
+use crate::listener::Endpoint;
+use crate::metrics::{Metrics, PoolMetrics};
+use crate::pool::{Pool, PoolParts, Server, ServerState};
+use crate::probe;
+use crate::routing::{RouteMatch, RouteTable};
+use crate::tls::{self, ClientConfig};
+use crate::upstream::{Target, TargetSettings};
+
+/// Why a configuration that reads well still cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("listener `{0}`: {1}")]
+    Listener(Box<str>, rustls::Error),
+    #[error("pool `{0}`: {1}")]
+    Pool(Arc<str>, tls::ClientError),
+}
+
+/// Everything that an exchange goes by.
+pub struct Snapshot {
+    pub process: Process,
+    pub admin: Admin,
+    pub endpoints: Vec<Arc<Endpoint>>,
+    pub routes: Vec<Route>,
+    pub pools: Vec<PoolEntry>,
+    /// Makes the `session` field of the access log.
+    pub session_hasher: Hasher,
+    pub files: Vec<std::path::PathBuf>,
+    table: RouteTable,
+    /// Names of our cookies, prefixed and plain, of all pools.
+    cookie_names: HashSet<Box<[u8]>>,
+}
+
+/// A pool and how its servers are spoken to.
+pub struct PoolEntry {
+    pub pool: Pool,
+    /// By position of the server.
+    pub targets: Vec<Arc<Target>>,
+    /// For upgrades, where the others speak HTTP/2.
+    upgrade_targets: Option<Vec<Arc<Target>>>,
+    pub host: Option<HeaderValue>,
+    pub debug_headers: bool,
+    pub timeouts: Timeouts,
+    pub retry: Retry,
+    pub health: Option<probe::Settings>,
+}
+
+impl PoolEntry {
+    /// How the server is spoken to; an upgrade always goes over HTTP/1.1.
+    pub fn target(&self, server: usize, upgrade: bool) -> &Arc<Target> {
+        match &self.upgrade_targets {
+            Some(targets) if upgrade => &targets[server],
+            _ => &self.targets[server],
+        }
+    }
+
+    fn all_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.targets.iter().chain(self.upgrade_targets.iter().flatten())
+    }
+}
+
+impl Snapshot {
+    /// Builds what a configuration says. Live state of servers is taken over from the previous snapshot by name.
+    pub fn build(
+        configuration: Configuration,
+        previous: Option<&Snapshot>,
+        metrics: &Arc<Metrics>,
+        random: &mut fastrand::Rng,
+    ) -> Result<Self, BuildError> {
+        let Configuration { process, ring, admin, listeners, routes, pools, files } = configuration;
+        let endpoints = listeners.into_iter().map(|listener| {
+            let name = listener.settings.name.clone();
+            let tls = listener.tls.as_ref().map(|settings| tls::Endpoint::new(settings, &name, Arc::clone(&ring)));
+            Ok(Arc::new(Endpoint {
+                tls: tls.transpose().map_err(|error| BuildError::Listener(name.clone(), error))?,
+                metrics: metrics.listener(&name),
+                settings: listener.settings,
+                trusted: Arc::clone(&process.trusted_proxies),
+                certificates: listener.tls.map(|tls| tls.certificates).unwrap_or_default(),
+            }))
+        });
+        let endpoints = endpoints.collect::<Result<Vec<_>, BuildError>>()?;
+        let sealer = Arc::new(PinSealer::new(&ring));
+        let builder = PoolBuilder { ring: &ring, sealer, previous, metrics, workers: process.workers };
+        let pools = pools.into_iter().map(|pool| builder.build(pool, random)).collect::<Result<Vec<_>, _>>()?;
+        // Connections outlive snapshots, so routes know listeners by what their names stand for, not by position.
+        let matches = routes.iter().map(|route| RouteMatch {
+            listeners: route.matches.listeners.as_ref().map(|some| some.iter().map(|at| endpoints[*at].id()).collect()),
+            ..route.matches.clone()
+        });
+        let matches: Vec<RouteMatch> = matches.collect();
+        Ok(Snapshot {
+            // Equal routes were refused when the file was read.
+            table: RouteTable::build(&matches).unwrap_or_default(),
+            cookie_names: cookie_names(&pools),
+            session_hasher: ring.hasher("steadfast log session v1"),
+            process,
+            admin,
+            endpoints,
+            routes,
+            pools,
+            files,
+        })
+    }
+
+    /// The route of an exchange.
+    pub fn route(&self, host: &str, path: &str, listener: usize) -> Option<usize> {
+        self.table.find(host, path, listener)
+    }
+
+    /// Whether a cookie is one of ours; no server may see it.
+    pub fn is_our_cookie(&self, name: &[u8]) -> bool {
+        self.cookie_names.contains(name)
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&PoolEntry> {
+        self.pools.iter().find(|entry| &*entry.pool.name == name)
+    }
+
+    /// Whether the configuration names this pool, or this server of it.
+    pub fn names(&self, pool: &str, server: Option<&str>) -> bool {
+        let found = self.pool(pool);
+        found.is_some_and(|entry| {
+            server.is_none_or(|server| entry.pool.servers.iter().any(|known| &*known.settings.name == server))
+        })
+    }
+
+    /// The pool position that a route leads to.
+    pub fn pool_of_route(&self, route: usize) -> Option<usize> {
+        match self.routes[route].action {
+            Action::Pool(pool) => Some(pool),
+            Action::Respond { .. } | Action::Redirect(_) => None,
+        }
+    }
+}
+
+fn cookie_names(pools: &[PoolEntry]) -> HashSet<Box<[u8]>> {
+    let settings = pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).map(Affinity::settings);
+    settings
+        .flat_map(|settings| [&*settings.cookie, settings.plain_cookie()].map(|name| name.as_bytes().into()))
+        .collect()
+}
+
+struct PoolBuilder<'a> {
+    ring: &'a KeyRing,
+    sealer: Arc<PinSealer>,
+    previous: Option<&'a Snapshot>,
+    metrics: &'a Arc<Metrics>,
+    workers: usize,
+}
+
+impl PoolBuilder<'_> {
+    fn build(&self, settings: PoolSettings, random: &mut fastrand::Rng) -> Result<PoolEntry, BuildError> {
+        let before = self.previous.and_then(|previous| previous.pool(&settings.name));
+        let metrics = self.metrics.pool(&settings.name);
+        let states: Vec<Arc<ServerState>> =
+            settings.servers.iter().map(|server| state(before, server, &metrics)).collect();
+        let targets = build_targets(&settings, before, &states, |target| target.clone())?;
+        let has_http2 = settings.servers.iter().any(|server| server.target.http2);
+        let over_http1 = |target: &TargetSettings| {
+            let tls = target.tls.clone().map(|(name, client)| (name, tls::ClientSettings { http2: false, ..client }));
+            TargetSettings { http2: false, tls, ..target.clone() }
+        };
+        let upgrade_targets = has_http2.then(|| build_targets(&settings, before, &states, over_http1)).transpose()?;
+        let names: Vec<Box<str>> = settings.servers.iter().map(|server| server.settings.name.clone()).collect();
+        let affinity = settings.sticky.map(|sticky| {
+            let names = names.iter().map(|name| &**name);
+            Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), &settings.name, names)
+        });
+        let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
+        let parts = PoolParts {
+            name: settings.name,
+            balance: settings.balance,
+            servers: servers.collect(),
+            affinity,
+            metrics,
+            outlier: settings.outlier,
+            retries: before.map(|before| before.pool.retries()).unwrap_or_default(),
+            workers: self.workers,
+        };
+        Ok(PoolEntry {
+            pool: Pool::build(parts, random),
+            targets,
+            upgrade_targets,
+            host: settings.host,
+            debug_headers: settings.debug_headers,
+            timeouts: settings.timeouts,
+            retry: settings.retry,
+            health: settings.health,
+        })
+    }
+}
+
+/// The live state of the server of this name, or a new one.
+fn state(before: Option<&PoolEntry>, server: &ServerEntry, metrics: &PoolMetrics) -> Arc<ServerState> {
+    let name = &server.settings.name;
+    let known = before.and_then(|before| before.pool.servers.iter().find(|known| known.settings.name == *name));
+    match known {
+        Some(known) => Arc::clone(&known.state),
+        None => Arc::new(ServerState::new(metrics.server(name))),
+    }
+}
+
+/// Targets by server; one that is spoken to as before is the same one, with its connections.
+fn build_targets(
+    settings: &PoolSettings,
+    before: Option<&PoolEntry>,
+    states: &[Arc<ServerState>],
+    change: impl Fn(&TargetSettings) -> TargetSettings,
+) -> Result<Vec<Arc<Target>>, BuildError> {
+    let mut config: Option<Arc<ClientConfig>> = None;
+    let targets = settings.servers.iter().zip(states).map(|(server, state)| {
+        let wanted = change(&server.target);
+        let same = |known: &&Arc<Target>| known.settings == wanted && Arc::ptr_eq(&known.state, state);
+        if let Some(known) = before.and_then(|before| before.all_targets().find(same)) {
+            return Ok(Arc::clone(known));
+        }
+        if let (Some((_, client)), None) = (&wanted.tls, &config) {
+            let built =
+                tls::client_config(client).map_err(|error| BuildError::Pool(Arc::clone(&settings.name), error))?;
+            config = Some(built);
+        }
+        let tls = config.clone().filter(|_| wanted.tls.is_some());
+        Ok(Arc::new(Target::new(wanted, tls, Arc::clone(state), &server.addresses)))
+    });
+    targets.collect()
+}
