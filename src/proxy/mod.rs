@@ -130,6 +130,9 @@ impl Worker {
         let identity = identify::identify(snapshot, &exchange.downstream, &parts, &mut self.random.borrow_mut());
         let identity = identity.map_err(|reason| self.refuse(reason))?;
         exchange.identified(&identity);
+        if parts.method == Method::CONNECT {
+            return Err(self.refuse(HeaderReason::Method));
+        }
         if let Some(port) = exchange.downstream.endpoint.settings.redirect_port {
             return Ok(answer::Answer::Local(reply::redirect_to_https(&identity, port, &parts.uri)));
         }
@@ -189,9 +192,6 @@ impl Worker {
         if parts.headers.len() > settings.limits.header_count {
             self.runtime.metrics.limit_reached(self.id, Limit::HeaderSize);
             return Err(Error::new(Kind::HeadTooLarge));
-        }
-        if parts.method == Method::CONNECT {
-            return Err(self.refuse(HeaderReason::Method));
         }
         if !headers::transfer_coding_is_plain(&parts.headers) {
             return Err(self.refuse(HeaderReason::TransferCoding));
