@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,7 +76,10 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => run(config),
         Command::Check { config, format } => check(config, format),
-        Command::Demo { port } => finish(demo::run(port)),
+        Command::Demo { port } => {
+            log_to_stderr();
+            finish(demo::run(port))
+        }
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
         Command::Key => print(&format!("{}\n", *RingKey::from_secret(random_secret()).to_line())),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
@@ -141,7 +145,7 @@ fn error_text(error: &app::AppError) -> String {
 }
 
 /// Events go to standard error; standard output is the access log's.
-pub(crate) fn log_to_stderr() {
+fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STEADFAST_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -157,13 +161,13 @@ fn check(given: Option<PathBuf>, format: Format) -> ExitCode {
         Ok(path) => path,
         Err(status) => return status,
     };
-    let report = match config::load(&path) {
+    let report = match config::load(&path, &HashSet::new()) {
         Ok(loaded) => match built(&path, loaded) {
             Ok(report) => report,
-            Err(message) => return complain(&message, USAGE),
+            Err(message) => return cannot_check(&path, &message, format),
         },
         Err(LoadError::Problems(report)) => report,
-        Err(error) => return complain(&format!("steadfast: {error}"), USAGE),
+        Err(error) => return cannot_check(&path, &error.to_string(), format),
     };
     let failed = report.has_errors();
     let human = || report.human(wants_colours(&std::io::stdout()));
@@ -176,9 +180,19 @@ fn check(given: Option<PathBuf>, format: Format) -> ExitCode {
     if failed { ExitCode::from(USAGE) } else { printed }
 }
 
+/// A problem of the whole file, with no place in it.
+fn cannot_check(path: &Path, message: &str, format: Format) -> ExitCode {
+    if format == Format::Json {
+        let file = path.display().to_string();
+        let problem = serde_json::json!([{ "severity": "error", "file": file, "message": message }]);
+        print(&format!("{problem:#}\n"));
+    }
+    complain(&format!("steadfast: {message}"), USAGE)
+}
+
 /// Builds what `run` would build, without binding anything.
 fn built(path: &Path, loaded: config::Loaded) -> Result<config::Report, String> {
     let warnings = loaded.warnings.clone();
     let built = Runtime::new(path, loaded, &mut fastrand::Rng::with_seed(0));
-    built.map(|_| warnings).map_err(|error| format!("steadfast: {}: {error}", path.display()))
+    built.map(|_| warnings).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -8,6 +8,8 @@
 //! [`Ticker`] is a coarse timer wheel of one worker: deadlines with the precision of its tick, for the timeouts that
 //! nearly never fire (first byte, idle), at the price of a slab entry.
 
+#![allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -64,7 +66,6 @@ pub struct Clock;
 
 impl Clock {
     /// Reads the monotonic clock.
-    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn now() -> Moment {
         let elapsed = Instant::now().saturating_duration_since(*START);
         Moment(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
@@ -172,6 +173,11 @@ impl Deadline {
     /// Starts the span anew, from the last tick.
     pub fn reset(&mut self, span: Duration) {
         self.at = self.ticker.coarse_now() + span;
+        if let Some(slot) = self.slot
+            && let Some(entry) = &mut self.ticker.waiting.borrow_mut().entries[slot]
+        {
+            entry.at = self.at;
+        }
     }
 }
 

@@ -46,8 +46,12 @@ words! {
     }
 }
 
-/// Removes what belongs to one connection only: the fixed list, and what `Connection` names.
+/// Removes what belongs to one connection only: the fixed list, and what `Connection` names. A length beside a transfer
+/// coding goes too: it is the coding that counts (RFC 9112, section 6.3).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if headers.contains_key(header::CONNECTION) {
         for name in connection_options(headers) {
             headers.remove(name);
@@ -334,6 +338,26 @@ pub fn is_request_id(value: &HeaderValue) -> bool {
     let harmless =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
     (1..=128).contains(&value.len()) && value.as_bytes().iter().all(harmless)
+}
+
+/// Removes from a request's trailers what servers that merge them into the headers would believe: whatever routes,
+/// frames or authenticates (RFC 9110, section 6.5.1), and what only the proxy may say.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    let ours =
+        [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, FORWARDED, X_REAL_IP, X_REQUEST_ID];
+    let standard = [
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+        header::HOST,
+        header::COOKIE,
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::VIA,
+    ];
+    for name in ours.into_iter().chain(standard) {
+        trailers.remove(name);
+    }
 }
 
 /// How a response may be stored by caches that many users share.

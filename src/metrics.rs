@@ -201,6 +201,7 @@ pub trait LiveState: Send + Sync {
 /// Where [`LiveState`] puts its values.
 pub struct LiveGauges {
     in_flight: Family,
+    connections: Family,
     server_state: Family,
     certificate_expiry: Family,
 }
@@ -209,6 +210,7 @@ impl LiveGauges {
     fn new() -> Self {
         LiveGauges {
             in_flight: Family::gauge("steadfast_in_flight", "Exchanges a server is working on now."),
+            connections: Family::gauge("steadfast_upstream_connections", "Connections to servers."),
             server_state: Family::gauge("steadfast_server_state", "1 for the state that a server is in."),
             certificate_expiry: Family::gauge(
                 "steadfast_certificate_expiry_timestamp_seconds",
@@ -220,6 +222,15 @@ impl LiveGauges {
     /// Exchanges in flight on a server.
     pub fn in_flight(&mut self, pool: &str, server: &str, count: u32) {
         self.in_flight.value(&[("pool", pool), ("server", server)], f64::from(count));
+    }
+
+    /// Connections to a server.
+    pub fn upstream_connections(&mut self, pool: &str, server: &str, metrics: &ServerMetrics) {
+        let active = metrics.cells.sum(|cells| cells.connections_active.get());
+        let idle = metrics.cells.sum(|cells| cells.connections_idle.get());
+        for (state, count) in [("active", active), ("idle", idle)] {
+            self.connections.value(&[("pool", pool), ("server", server), ("state", state)], count as f64);
+        }
     }
 
     /// The state that a server is in.
@@ -299,13 +310,10 @@ impl Metrics {
         made
     }
 
-    /// Forgets the pools and servers that the configuration no longer names.
-    pub fn retain(&self, known: impl Fn(&str, Option<&str>) -> bool) {
-        let mut pools = self.pools.write();
-        pools.retain(|pool| &*pool.name == NO_POOL || known(&pool.name, None));
-        for pool in pools.iter() {
-            pool.servers.write().retain(|server| known(&pool.name, Some(&server.name)));
-        }
+    /// Forgets the pools that the configuration no longer names. A server that has left a pool that stays is kept:
+    /// its exchanges have verdicts in the pool's books, and both sums are to stay equal.
+    pub fn retain(&self, known: impl Fn(&str) -> bool) {
+        self.pools.write().retain(|pool| &*pool.name == NO_POOL || known(&pool.name));
     }
 
     /// Counts a bound that was reached.
@@ -318,12 +326,14 @@ impl Metrics {
         self.proxy.of(worker).headers[decision.index()][reason.index()].add(1);
     }
 
-    /// Counts a reload; `at` is seconds since 1970.
-    pub fn reloaded(&self, success: bool, at: u64) {
+    /// Counts a reload.
+    pub fn reloaded(&self, success: bool) {
         self.reloads[usize::from(success)].fetch_add(1, Ordering::Relaxed);
-        if success {
-            self.last_reload.store(at, Ordering::Relaxed);
-        }
+    }
+
+    /// Notes when the configuration in force was loaded, in seconds since 1970.
+    pub fn loaded(&self, at: u64) {
+        self.last_reload.store(at, Ordering::Relaxed);
     }
 
     /// Says whose live state a scrape shows.
@@ -347,7 +357,7 @@ impl Metrics {
         if let Some(live) = &*self.live.read() {
             live.describe(&mut gauges);
         }
-        families.extend([gauges.in_flight, gauges.server_state, gauges.certificate_expiry]);
+        families.extend([gauges.in_flight, gauges.connections, gauges.server_state, gauges.certificate_expiry]);
         families.into_iter().filter_map(Family::finish).collect()
     }
 
@@ -360,7 +370,6 @@ impl Metrics {
         );
         let mut affinity = Family::counter("steadfast_affinity_total", "Exchanges, by what became of their affinity.");
         let mut attempts = Family::counter("steadfast_attempts_total", "Tries of exchanges on servers, by outcome.");
-        let mut connections = Family::gauge("steadfast_upstream_connections", "Connections to servers.");
         for pool in self.pools.read().iter() {
             let unserved = ServedSums::of(&pool.cells, |cells| &cells.unserved);
             unserved.put(&mut requests, &mut durations, &pool.name, NO_SERVER);
@@ -385,15 +394,9 @@ impl Metrics {
                         attempts.value(&labels, count as f64);
                     }
                 }
-                let active = server.cells.sum(|cells| cells.connections_active.get());
-                let idle = server.cells.sum(|cells| cells.connections_idle.get());
-                for (state, count) in [("active", active), ("idle", idle)] {
-                    connections
-                        .value(&[("pool", &*pool.name), ("server", &*server.name), ("state", state)], count as f64);
-                }
             }
         }
-        vec![requests, durations, affinity, attempts, connections]
+        vec![requests, durations, affinity, attempts]
     }
 
     fn listener_families(&self) -> Vec<Family> {
@@ -616,12 +619,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_configuration_no_longer_names_is_forgotten() {
+    fn a_pool_that_has_gone_is_forgotten() {
         let metrics = Metrics::new(1);
-        metrics.pool("shop").server("shop-1");
-        metrics.pool("shop").server("shop-2");
-        metrics.retain(|_, server| server != Some("shop-2"));
+        for name in ["shop", "blog"] {
+            let pool = metrics.pool(name);
+            pool.settle(WorkerId(0), None, CodeClass::Success, None, Duration::ZERO);
+        }
+        metrics.retain(|pool| pool != "blog");
         let text = text(&metrics);
-        assert!(text.contains("shop-1") && !text.contains("shop-2"), "{text}");
+        assert!(text.contains("pool=\"shop\"") && !text.contains("blog"), "{text}");
     }
 }

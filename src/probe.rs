@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::health::RiseFall;
 use crate::tasks::LocalExecutor;
-use crate::upstream::{Io, OutBody, Target, connect};
+use crate::upstream::{Address, Io, OutBody, Target, connect};
 
 /// How the servers of a pool are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +58,19 @@ async fn probe(target: &Target, kind: &Kind) -> Result<(), String> {
     let Kind::Http { path, host, expect } = kind else { return Ok(()) };
     let authority = match host {
         Some(host) => host.clone(),
-        None => http::HeaderValue::try_from(target.settings.address.to_string())
-            .unwrap_or_else(|_| http::HeaderValue::from_static("localhost")),
+        None => own_authority(&target.settings.address),
     };
     let status = ask(io, target, path, authority).await?;
     if expect.iter().any(|range| range.contains(&status)) { Ok(()) } else { Err(format!("it answered {status}")) }
+}
+
+/// The Host of a probe where the pool names none: what the server is connected to by.
+fn own_authority(address: &Address) -> http::HeaderValue {
+    let text = match address {
+        Address::Tcp { .. } => address.to_string(),
+        Address::Unix(_) => "localhost".to_owned(),
+    };
+    http::HeaderValue::try_from(text).unwrap_or_else(|_| http::HeaderValue::from_static("localhost"))
 }
 
 async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) -> Result<u16, String> {
@@ -70,7 +78,7 @@ async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) 
     let request = Request::builder().method(Method::GET).header(header::USER_AGENT, "steadfast-probe");
     if target.settings.http2 {
         let scheme = if target.settings.tls.is_some() { "https" } else { "http" };
-        let uri = format!("{scheme}://{}{path}", authority.to_str().unwrap_or("localhost").replace("unix:", ""));
+        let uri = format!("{scheme}://{}{path}", authority.to_str().unwrap_or("localhost"));
         let request = request.uri(uri).body(OutBody::empty()).map_err(|error| error.to_string())?;
         let (mut sender, connection) = http2::handshake(LocalExecutor, TokioIo::new(io)).await.map_err(text)?;
         return answer_while(connection, sender.send_request(request)).await;

@@ -1,22 +1,22 @@
 //! The control thread: signals, reloads, probes, names, and the admin surface.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{JoinError, JoinHandle, LocalSet};
 
 use super::worker::{Command, Handle};
-use super::{bind_one, listen, set_ready};
+use super::{AppError, bind_one, listen, set_ready};
 use crate::admin;
 use crate::clock::Clock;
 use crate::metrics::WorkerId;
 use crate::probe;
 use crate::proxy::AccessLogs;
-use crate::runtime::{ReloadError, Runtime, Snapshot, watch};
+use crate::runtime::{ReloadError, Reloaded, Runtime, Snapshot, watch};
 use crate::tasks::Owned;
 use crate::upstream::{Address, Target};
 
@@ -32,14 +32,29 @@ pub(super) struct Control {
 /// Probing tasks, by pool and server.
 type Probing = HashMap<(Arc<str>, Box<str>), (Arc<Target>, probe::Settings, Owned)>;
 
+/// What a reload comes to: the new snapshot with its new sockets, or why there is none.
+type ReloadResult = Result<(Reloaded, HashMap<Box<str>, super::Sockets>), ReloadError>;
+type Reloading = JoinHandle<ReloadResult>;
+
+/// Waits for a reload; for ever when there is none.
+async fn finished(reloading: &mut Option<Reloading>) -> Result<ReloadResult, JoinError> {
+    match reloading {
+        Some(reloading) => reloading.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Control {
     /// Runs until the process is to end, and then until the workers have.
-    pub(super) fn run(self, admin: admin::Socket, scrape: Option<admin::Socket>) -> io::Result<()> {
+    pub(super) fn run(self, admin: admin::Socket, scrape: Option<admin::Socket>) -> Result<(), AppError> {
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&executor, self.serve(admin, scrape))
+        let served = LocalSet::new().block_on(&executor, self.serve(admin, scrape));
+        // A name that is still being resolved must not hold up the end.
+        executor.shutdown_background();
+        served
     }
 
-    async fn serve(mut self, admin: admin::Socket, scrape: Option<admin::Socket>) -> io::Result<()> {
+    async fn serve(mut self, admin: admin::Socket, scrape: Option<admin::Socket>) -> Result<(), AppError> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut reopen = signal(SignalKind::user_defined1())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -62,31 +77,45 @@ impl Control {
         let mut probing = Probing::new();
         self.probe(&mut probing);
         set_ready(&self.runtime, true);
+        // A reload may wait for files and names; signals must not wait for it.
+        let mut reloading: Option<Reloading> = None;
+        let mut again = false;
         loop {
             tokio::select! {
-                _ = hangup.recv() => self.reload(&mut probing).await,
-                Some(()) = changes.recv() => self.reload(&mut probing).await,
+                _ = hangup.recv() => again = true,
+                Some(()) = changes.recv() => again = true,
+                reloaded = finished(&mut reloading) => {
+                    reloading = None;
+                    self.take_over(reloaded, &mut probing);
+                }
                 _ = reopen.recv() => if let Some(logs) = &self.logs { logs.reopen() },
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
+            if again && reloading.is_none() {
+                again = false;
+                reloading = Some(self.start_reload());
+            }
         }
         tokio::select! {
             () = self.shut_down() => Ok(()),
-            _ = terminate.recv() => Err(io::Error::other("ended by a second signal")),
-            _ = interrupt.recv() => Err(io::Error::other("ended by a second signal")),
+            _ = terminate.recv() => Err(AppError::Cut),
+            _ = interrupt.recv() => Err(AppError::Cut),
         }
     }
 
-    async fn reload(&mut self, probing: &mut Probing) {
+    fn start_reload(&mut self) -> Reloading {
         let runtime = Arc::clone(&self.runtime);
         let mut random = self.random.fork();
-        // Names are resolved and files read: that may block, and probes and scrapes must not wait for it.
-        let reloaded = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let before = runtime.snapshot();
             runtime.reload(&mut random, |snapshot| bind_new(&before, snapshot))
-        });
-        match reloaded.await {
+        })
+    }
+
+    /// Puts a finished reload to work, or says why there is none.
+    fn take_over(&mut self, reloaded: Result<ReloadResult, JoinError>, probing: &mut Probing) {
+        match reloaded {
             Ok(Ok((reloaded, sockets))) => {
                 if !reloaded.warnings.problems.is_empty() {
                     eprint!("{}", reloaded.warnings.human(false));
@@ -188,11 +217,9 @@ async fn keep_names(runtime: Arc<Runtime>) {
         if all {
             last = Clock::now();
         }
-        for target in snapshot.pools.iter().flat_map(|entry| &entry.targets) {
-            if target.take_stale_name() || all {
-                resolve(target).await;
-            }
-        }
+        let targets = snapshot.pools.iter().flat_map(|entry| entry.all_targets());
+        let due = targets.filter(|target| target.take_stale_name() || all);
+        join_all(due.map(|target| resolve(target))).await;
     }
 }
 

@@ -3,7 +3,7 @@
 mod control;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -34,6 +34,8 @@ pub enum AppError {
     AccessLog(io::Error),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    #[error("ended by a second signal; what was under way is lost")]
+    Cut,
 }
 
 impl AppError {
@@ -41,7 +43,7 @@ impl AppError {
     pub fn exit_status(&self) -> u8 {
         match self {
             AppError::Load(_) | AppError::Build(_) => 2,
-            AppError::Bind(..) | AppError::AccessLog(_) | AppError::Start(_) => 1,
+            AppError::Bind(..) | AppError::AccessLog(_) | AppError::Start(_) | AppError::Cut => 1,
         }
     }
 }
@@ -52,7 +54,7 @@ type Sockets = Vec<std::net::TcpListener>;
 /// Serves until a signal ends it.
 pub fn run(path: &Path) -> Result<(), AppError> {
     Clock::anchor();
-    let loaded = config::load(path)?;
+    let loaded = config::load(path, &HashSet::new())?;
     if !loaded.warnings.problems.is_empty() {
         eprint!("{}", loaded.warnings.human(false));
     }
@@ -62,7 +64,7 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     raise_descriptor_limit(&snapshot);
     let sockets = bind_all(&snapshot)?;
     let admin = admin::bind(&snapshot.admin.address)
-        .map_err(|error| AppError::Bind(format!("{:?}", snapshot.admin.address), error))?;
+        .map_err(|error| AppError::Bind(format!("{} ([admin] address)", snapshot.admin.address), error))?;
     let scrape = snapshot
         .admin
         .metrics
@@ -78,7 +80,7 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     if let Some(writer) = writer {
         writer.finish();
     }
-    served.map_err(AppError::Start)
+    served
 }
 
 /// As many descriptors as the system allows; each exchange may take two.

@@ -71,7 +71,7 @@ fn unknown(name: &str, words: &Table) -> String {
 /// The nearest known key; or the table that the key belongs to.
 fn hint(name: &str, words: &'static Table, above: &[&'static Table]) -> Option<String> {
     if let Some(owner) = above.iter().rev().find(|table| !table.path.is_empty() && table.key(name).is_some()) {
-        return Some(format!("`{name}` belongs to `[[{}]]`: move it above `[[{}]]`", owner.path, words.path));
+        return Some(format!("`{name}` belongs to `{}`: move it above `{}`", heading(owner), heading(words)));
     }
     let near = words.keys.iter().map(|key| (strsim::damerau_levenshtein(name, key.name), key.name));
     let nearest = near.min().filter(|(distance, known)| *distance <= known.len().max(name.len()) / 3 + 1);
@@ -80,6 +80,13 @@ fn hint(name: &str, words: &'static Table, above: &[&'static Table]) -> Option<S
     }
     let elsewhere = vocabulary::tables().into_iter().find(|table| table.key(name).is_some() && !table.path.is_empty());
     elsewhere.map(|table| format!("`{name}` is a key of `{}`", table.path))
+}
+
+/// A table as it is written: lists of tables have double brackets.
+fn heading(table: &'static Table) -> String {
+    let is_list = |key: &&Key| matches!(key.kind, Kind::Tables(listed) if std::ptr::eq(listed, table));
+    let listed = vocabulary::tables().iter().any(|holder| holder.keys.iter().any(|key| is_list(&key)));
+    if listed { format!("[[{}]]", table.path) } else { format!("[{}]", table.path) }
 }
 
 fn check_value(key: &Key, value: &Spanned<DeValue<'_>>, above: &[&'static Table], problems: &Problems) {
@@ -119,19 +126,24 @@ fn check_scalar(key: &Key, value: &DeValue<'_>) -> Result<(), (String, Option<St
             let range = || (format!("`{}` must be from {min} to {max}", key.name), example(key));
             (min..=max).contains(&number).then_some(()).ok_or_else(range)
         }
-        Kind::Duration => {
+        Kind::Duration | Kind::LongerThanZero => {
             let text = text()?;
             let wrong = || {
                 (format!("\"{text}\" is no duration"), Some("a number with ms, s, m, h or d, as \"30s\"".to_owned()))
             };
-            parse_duration(text).map(drop).ok_or_else(wrong)
+            let duration = parse_duration(text).ok_or_else(wrong)?;
+            let zero = duration.is_zero() && matches!(key.kind, Kind::LongerThanZero);
+            let nothing_works = || (format!("`{}` must be longer than 0", key.name), example(key));
+            if zero { Err(nothing_works()) } else { Ok(()) }
         }
-        Kind::Size => {
+        Kind::Size { min, max } => {
             let text = text()?;
             let wrong = || {
                 (format!("\"{text}\" is no size"), Some("a number with B, KiB, MiB or GiB, as \"64KiB\"".to_owned()))
             };
-            parse_size(text).map(drop).ok_or_else(wrong)
+            let size = parse_size(text).ok_or_else(wrong)?;
+            let range = || (format!("`{}` must be from {min} to {max} bytes", key.name), example(key));
+            (min..=max).contains(&size).then_some(()).ok_or_else(range)
         }
         Kind::Percent => {
             let text = text()?;
@@ -168,8 +180,8 @@ fn wrong_type(key: &Key, value: &DeValue<'_>) -> String {
         Kind::Text | Kind::Word(_) => "a string",
         Kind::Bool => "true or false",
         Kind::Integer { .. } => "a whole number",
-        Kind::Duration => "a duration in quotes",
-        Kind::Size => "a size in quotes",
+        Kind::Duration | Kind::LongerThanZero => "a duration in quotes",
+        Kind::Size { .. } => "a size in quotes",
         Kind::Percent => "a percentage in quotes",
         Kind::TextList => "a list of strings",
         Kind::TextMap => "a table of strings",
@@ -325,6 +337,11 @@ impl<'d> Section<'d> {
             )
         };
         self.value(name, read).unwrap_or_default()
+    }
+
+    /// Whether the key is there, with an empty list.
+    pub fn is_empty_list(&self, name: &str) -> bool {
+        self.written(name).and_then(|value| value.get_ref().as_array()).is_some_and(|list| list.is_empty())
     }
 
     /// Names and texts, with the place of each name.

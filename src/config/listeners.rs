@@ -3,34 +3,30 @@
 use std::sync::Arc;
 
 use super::document::{Located, Section};
-use super::resolve::{Context, socket_address};
+use super::resolve::{Context, names_of, socket_address};
 use super::settings::{Listener, Process};
 use crate::headers::UnsafeNames;
 use crate::listener::{Limits, ProxyProtocol, Settings, Times};
 use crate::tls::{self, Certificate, ClientAuth, MinVersion};
 
-/// The listeners, each with its name as it was written.
-pub(super) fn resolve(
-    context: &Context<'_>,
-    sections: &[Section<'_>],
-    process: &Process,
-) -> Vec<(Located<String>, Listener)> {
-    let listeners: Vec<_> = sections.iter().filter_map(|section| listener(context, section, process)).collect();
-    let names: Vec<_> = listeners.iter().map(|(name, _)| name.clone()).collect();
-    context.check_unique("listener", &names);
-    for (at, (name, listener)) in listeners.iter().enumerate() {
-        let taken = |other: &&(Located<String>, Listener)| {
-            other.1.settings.address == listener.settings.address && listener.settings.address.port() != 0
-        };
-        if let Some((other, _)) = listeners[..at].iter().find(taken) {
-            let message = format!("`{}` and `{}` listen on the same address", other.value, name.value);
-            context.error(sections[at].place("address"), message, None);
+pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>], process: &Process) -> Vec<Listener> {
+    context.check_unique("listener", &names_of(sections));
+    let mut listeners: Vec<Listener> = Vec::new();
+    for section in sections {
+        let Some(listener) = listener(context, section, process) else { continue };
+        let address = listener.settings.address;
+        let taken = listeners.iter().find(|other| other.settings.address == address && address.port() != 0);
+        if let Some(other) = taken {
+            let message =
+                format!("`{}` and `{}` listen on the same address", other.settings.name, listener.settings.name);
+            context.error(section.place("address"), message, None);
         }
+        listeners.push(listener);
     }
     listeners
 }
 
-fn listener(context: &Context<'_>, section: &Section<'_>, process: &Process) -> Option<(Located<String>, Listener)> {
+fn listener(context: &Context<'_>, section: &Section<'_>, process: &Process) -> Option<Listener> {
     let tls = section.section("tls");
     check_combinations(context, section, &tls, process);
     let built_tls = if tls.is_written() { resolve_tls(context, &tls) } else { None };
@@ -49,7 +45,7 @@ fn listener(context: &Context<'_>, section: &Section<'_>, process: &Process) -> 
         unsafe_names: section.word("unsafe_header_names", UnsafeNames::from_word).unwrap_or(UnsafeNames::Strip),
         redirect_port: section.has("redirect").then(|| section.number("redirect_port")),
     };
-    Some((name, Listener { settings, tls: built_tls }))
+    Some(Listener { settings, tls: built_tls })
 }
 
 fn check_combinations(context: &Context<'_>, section: &Section<'_>, tls: &Section<'_>, process: &Process) {
@@ -82,10 +78,14 @@ fn resolve_tls(context: &Context<'_>, section: &Section<'_>) -> Option<tls::Sett
     if section.has("client_auth") && !section.has("client_ca") {
         context.error(section.place("client_auth"), "`client_auth` needs `client_ca`", None);
     }
-    let certificates: Option<Vec<_>> = match section.has("self_signed") {
-        true => self_signed(context, section).map(|certificate| vec![certificate]),
+    if section.is_empty_list("self_signed") || section.is_empty_list("certificates") {
+        context.error(section.span.clone(), "the list of certificates is empty", None);
+    }
+    let certificates: Vec<Option<_>> = match section.has("self_signed") {
+        true => vec![self_signed(context, section)],
         false => section.sections("certificates").iter().map(|section| certificate(context, section)).collect(),
     };
+    let certificates: Option<Vec<_>> = certificates.into_iter().collect();
     let client_ca = match section.text("client_ca") {
         Some(path) => authorities(context, &path)?,
         None => Vec::new(),

@@ -15,6 +15,7 @@ mod schema;
 mod settings;
 pub mod vocabulary;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -42,25 +43,26 @@ pub enum LoadError {
     Problems(Report),
 }
 
-/// Reads a file and everything that it names.
-pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+/// Reads a file and everything that it names. `known_hosts`: names of servers in force; that one of them cannot be
+/// resolved just now is worth a warning, and no reason to refuse the file.
+pub fn load(path: &Path, known_hosts: &HashSet<String>) -> Result<Loaded, LoadError> {
     let source = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
-    parse(path, source).map_err(LoadError::Problems)
+    parse(path, source, known_hosts).map_err(LoadError::Problems)
 }
 
 /// Reads the text of a file; paths in it are relative to the file's directory.
-fn parse(path: &Path, source: String) -> Result<Loaded, Report> {
+fn parse(path: &Path, source: String, known_hosts: &HashSet<String>) -> Result<Loaded, Report> {
     let problems = Problems::default();
-    let configuration = {
+    let (configuration, files) = {
         let (document, errors) = DeTable::parse_recoverable(&source);
         for error in errors {
             problems.error(error.span().unwrap_or(0..0), error.message().to_owned(), None);
         }
         document::check(document.get_ref(), &problems);
-        resolve::resolve(document.get_ref(), path, &problems)
+        resolve::resolve(document.get_ref(), path, &problems, known_hosts)
     };
     let failed = problems.has_errors();
-    let report = Report { path: path.display().to_string(), source, problems: problems.into_sorted() };
+    let report = Report { path: path.display().to_string(), source, files, problems: problems.into_sorted() };
     match configuration {
         Some(configuration) if !failed => Ok(Loaded { configuration, warnings: report }),
         _ => Err(report),

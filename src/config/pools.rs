@@ -8,7 +8,7 @@ use http::HeaderValue;
 
 use super::document::{Located, Section};
 use super::listeners::authorities;
-use super::resolve::Context;
+use super::resolve::{Context, names_of};
 use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
 use crate::affinity::{SameSite, StickySettings};
 use crate::balance::Balance;
@@ -22,24 +22,23 @@ use crate::upstream::{Address, TargetSettings};
 /// Retries that are always allowed, however few requests are in flight.
 const RETRY_FLOOR: u32 = 10;
 
-/// The pools, each with its name as it was written.
-pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<(Located<String>, PoolSettings)> {
-    let pools: Vec<_> = sections.iter().filter_map(|section| pool(context, section)).collect();
-    context.check_unique("pool", &pools.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
-    for (at, (name, pool)) in pools.iter().enumerate() {
-        let same_cookie = |other: &&(Located<String>, PoolSettings)| match (&other.1.sticky, &pool.sticky) {
-            (Some(one), Some(other)) => one.cookie == other.cookie,
-            _ => false,
-        };
-        if let Some((other, _)) = pools[..at].iter().find(same_cookie).filter(|(other, _)| other.value != name.value) {
-            let message = format!("pools `{}` and `{}` would use one cookie name", other.value, name.value);
-            context.error(name.span.clone(), message, "give each its own `[pool.sticky] cookie`".to_owned());
+pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<PoolSettings> {
+    context.check_unique("pool", &names_of(sections));
+    let mut pools: Vec<PoolSettings> = Vec::new();
+    for section in sections {
+        let Some(pool) = pool(context, section) else { continue };
+        let cookie = |pool: &PoolSettings| pool.sticky.as_ref().map(|sticky| sticky.cookie.clone());
+        let taken = pools.iter().find(|other| cookie(other).is_some() && cookie(other) == cookie(&pool));
+        if let Some(other) = taken.filter(|other| other.name != pool.name) {
+            let message = format!("pools `{}` and `{}` would use one cookie name", other.name, pool.name);
+            context.error(section.place("name"), message, "give each its own `[pool.sticky] cookie`".to_owned());
         }
+        pools.push(pool);
     }
     pools
 }
 
-fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<(Located<String>, PoolSettings)> {
+fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
     let name = section.text("name")?;
     if name.value == "-" || name.value.is_empty() {
         context.error(name.span.clone(), "a pool needs a name (and \"-\" stands for none in metrics)", None);
@@ -50,15 +49,10 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<(Located<String>
         context.error(section.place("sticky"), message, None);
     }
     let host = section.text("host").and_then(|host| host_value(context, &host));
-    let servers: Vec<_> = {
-        let base = target(context, section);
-        section
-            .sections("server")
-            .iter()
-            .filter_map(|server| server_entry(context, server, section, base.as_ref()?))
-            .collect()
-    };
-    context.check_unique("server", &servers.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    let base = target(context, section);
+    let servers = section.sections("server");
+    context.check_unique("server", &names_of(&servers));
+    let servers = servers.iter().filter_map(|server| server_entry(context, server, section, &base)).collect();
     let health = section.section("health");
     let pool = PoolSettings {
         sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), &name.value)),
@@ -66,13 +60,13 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<(Located<String>
         health: probe_settings(context, &health, host.clone()),
         host,
         debug_headers: section.flag("debug_headers"),
-        servers: servers.into_iter().map(|(_, server)| server).collect(),
+        servers,
         outlier: outlier(&section.section("outlier")),
         timeouts: timeouts(&section.section("timeouts")),
         retry: retry(&section.section("retry")),
         name: name.value.as_str().into(),
     };
-    Some((name, pool))
+    Some(pool)
 }
 
 fn host_value(context: &Context<'_>, host: &Located<String>) -> Option<HeaderValue> {
@@ -106,7 +100,7 @@ fn sticky_settings(context: &Context<'_>, section: &Section<'_>, pool: &str) -> 
 /// A token (RFC 6265, section 4.1.1); and the prefix is spelt right or not meant.
 fn check_cookie_name(context: &Context<'_>, cookie: &Located<String>) {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if cookie.value.is_empty() || !cookie.value.bytes().all(legal) {
+    if cookie.value.is_empty() || cookie.value == "__Host-" || !cookie.value.bytes().all(legal) {
         context.error(cookie.span.clone(), format!("\"{}\" is no cookie name", cookie.value), None);
     } else if !cookie.value.starts_with("__Host-") {
         let help = format!("over TLS only a prefixed name is safe from being planted: \"__Host-{}\"", cookie.value);
@@ -123,25 +117,23 @@ struct TargetBase {
     idle_connections: usize,
 }
 
-fn target(context: &Context<'_>, pool: &Section<'_>) -> Option<TargetBase> {
+fn target(context: &Context<'_>, pool: &Section<'_>) -> TargetBase {
     let http2 = pool.section("http").word("version", |version| Some(version == "2")).unwrap_or(false);
     let tls = pool.section("tls");
-    let client = match tls.text("ca").filter(|_| tls.is_written()) {
-        Some(path) => authorities(context, &path)?,
-        None => Vec::new(),
-    };
+    let ca = tls.text("ca").filter(|_| tls.is_written());
+    let client = ca.and_then(|path| authorities(context, &path)).unwrap_or_default();
     let client = ClientSettings { verify: tls.flag("verify"), ca: client, http2 };
     if tls.is_written() && !client.verify && tls.has("ca") {
         context.error(tls.place("verify"), "`verify = false` and `ca` exclude each other", None);
     }
     let timeouts = pool.section("timeouts");
-    Some(TargetBase {
+    TargetBase {
         tls: tls.is_written().then(|| (tls.text("server_name"), client)),
         http2,
         connect_timeout: timeouts.duration("connect"),
         keep_alive: timeouts.duration("keep_alive"),
         idle_connections: pool.section("connections").number("idle"),
-    })
+    }
 }
 
 fn server_entry(
@@ -149,7 +141,7 @@ fn server_entry(
     section: &Section<'_>,
     pool: &Section<'_>,
     base: &TargetBase,
-) -> Option<(Located<String>, ServerEntry)> {
+) -> Option<ServerEntry> {
     let name = section.text("name")?;
     if name.value == "-" || name.value.is_empty() {
         context.error(name.span.clone(), "a server needs a name (and \"-\" stands for none in metrics)", None);
@@ -183,7 +175,7 @@ fn server_entry(
             idle_connections: base.idle_connections,
         },
     };
-    Some((name, entry))
+    Some(entry)
 }
 
 fn parse_address(text: &str) -> Option<Address> {
@@ -218,6 +210,11 @@ fn resolve_name(context: &Context<'_>, address: &Address, written: &Located<Stri
     let Address::Tcp { host, port } = address else { return Vec::new() };
     match (&**host, *port).to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
+        Err(error) if context.known_hosts.contains(&**host) => {
+            let message = format!("`{host}` cannot be resolved now, and keeps its addresses: {error}");
+            context.problems.warn(written.span.clone(), message, None);
+            Vec::new()
+        }
         Err(error) => {
             context.error(written.span.clone(), format!("`{host}` cannot be resolved: {error}"), None);
             Vec::new()
@@ -233,6 +230,11 @@ fn probe_settings(context: &Context<'_>, section: &Section<'_>, host: Option<Hea
         for key in ["path", "expect"].into_iter().filter(|key| section.has(key)) {
             let message = format!("`{key}` is for `type = \"http\"`, and the type here is \"{kind}\"");
             context.error(section.place(key), message, None);
+        }
+    }
+    if kind == "off" {
+        for key in ["interval", "timeout", "rise", "fall"].into_iter().filter(|key| section.has(key)) {
+            context.error(section.place(key), format!("`{key}` means nothing with `type = \"off\"`"), None);
         }
     }
     let kind = match kind.as_str() {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -60,6 +61,8 @@ impl Problems {
 pub struct Report {
     pub path: String,
     pub source: String,
+    /// The file itself and those that it names, as far as they were come by.
+    pub files: Vec<PathBuf>,
     pub problems: Vec<Problem>,
 }
 
@@ -134,8 +137,12 @@ mod tests {
     fn a_place_is_a_line_and_a_column() {
         let problems = Problems::default();
         problems.error(8..11, "three is no number", Some("3".to_owned()));
-        let report =
-            Report { path: "a.toml".into(), source: "é = 1\nb = x y\n".into(), problems: problems.into_sorted() };
+        let report = Report {
+            path: "a.toml".into(),
+            source: "é = 1\nb = x y\n".into(),
+            files: Vec::new(),
+            problems: problems.into_sorted(),
+        };
         assert_eq!(report.json()[0]["line"], 2);
         assert_eq!(report.json()[0]["column"], 2);
         assert!(report.human(false).contains("a.toml:2:2"), "{}", report.human(false));

@@ -1,6 +1,7 @@
 //! From sections to settings: the process, its keys and its admin surface; listeners, pools and routes in turn.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,9 @@ pub(super) struct Context<'a> {
     /// What relative paths begin at.
     directory: PathBuf,
     /// The files that were read.
-    files: std::cell::RefCell<Vec<PathBuf>>,
+    files: RefCell<Vec<PathBuf>>,
+    /// Hosts of servers that need not resolve just now.
+    pub(super) known_hosts: &'a HashSet<String>,
 }
 
 impl Context<'_> {
@@ -60,25 +63,35 @@ impl Context<'_> {
 }
 
 /// The settings of a document. `None` only where something that everything rests on is missing.
-pub(super) fn resolve(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<Configuration> {
+pub(super) fn resolve(
+    document: &DeTable<'_>,
+    path: &Path,
+    problems: &Problems,
+    known_hosts: &HashSet<String>,
+) -> (Option<Configuration>, Vec<PathBuf>) {
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-    let context = Context { problems, directory, files: vec![path.to_owned()].into() };
+    let context = Context { problems, directory, files: vec![path.to_owned()].into(), known_hosts };
     let root = Section::root(document);
     let process = process(&context, &root.section("process"));
     let ring = ring(&context, &root.section("keys"));
     let admin = admin(&context, &root.section("admin"));
     let listeners = listeners::resolve(&context, &root.sections("listener"), &process);
     let pools = pools::resolve(&context, &root.sections("pool"));
-    let routes = routes::resolve(&context, &root.sections("route"), &listeners, &pools);
-    Some(Configuration {
+    let routes = routes::resolve(&context, &root);
+    let configuration = ring.zip(admin).map(|(ring, admin)| Configuration {
         process,
-        ring: Arc::new(ring?),
-        admin: admin?,
-        listeners: listeners.into_iter().map(|(_, listener)| listener).collect(),
+        ring: Arc::new(ring),
+        admin,
+        listeners,
         routes,
-        pools: pools.into_iter().map(|(_, pool)| pool).collect(),
-        files: context.files.into_inner(),
-    })
+        pools,
+    });
+    (configuration, context.files.into_inner())
+}
+
+/// The names of a list of tables, as far as they are given.
+pub(super) fn names_of(sections: &[Section<'_>]) -> Vec<Located<String>> {
+    sections.iter().filter_map(|section| section.text("name")).collect()
 }
 
 fn process(context: &Context<'_>, section: &Section<'_>) -> Process {
@@ -87,7 +100,7 @@ fn process(context: &Context<'_>, section: &Section<'_>) -> Process {
     let networks = section.texts("trusted_proxies").into_iter().filter_map(|text| network(context, &text));
     let access_log = match section.text("access_log") {
         Some(text) if text.value == "off" => AccessLog::Off,
-        Some(text) if text.value != "stdout" => AccessLog::File(context.directory.join(text.value)),
+        Some(text) if text.value != "stdout" => AccessLog::File(log_path(context, &text)),
         _ => AccessLog::Stdout,
     };
     Process {
@@ -103,6 +116,17 @@ fn process(context: &Context<'_>, section: &Section<'_>) -> Process {
         resolve: section.duration("resolve").max(std::time::Duration::from_secs(1)),
         error_pages: error_pages(context, section),
     }
+}
+
+/// A path in a directory that exists.
+fn log_path(context: &Context<'_>, text: &Located<String>) -> PathBuf {
+    let path = context.directory.join(&text.value);
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if directory.is_some_and(|directory| !directory.is_dir()) {
+        let help = "\"stdout\", \"off\", or a path in a directory that exists".to_owned();
+        context.error(text.span.clone(), format!("the directory of {} does not exist", path.display()), help);
+    }
+    path
 }
 
 /// "10.0.0.0/8", or one address.
@@ -121,7 +145,7 @@ fn error_pages(context: &Context<'_>, section: &Section<'_>) -> HashMap<u16, Byt
     let entries = match std::fs::read_dir(&path) {
         Ok(entries) => entries,
         Err(error) => {
-            context.error(directory.span, format!("cannot read {}: {error}", path.display()), None);
+            context.error(directory.span.clone(), format!("cannot read {}: {error}", path.display()), None);
             return HashMap::new();
         }
     };
@@ -129,7 +153,15 @@ fn error_pages(context: &Context<'_>, section: &Section<'_>) -> HashMap<u16, Byt
         let path = entry.path();
         let status: u16 = path.file_stem()?.to_str()?.parse().ok()?;
         let is_page = path.extension()? == "html" && (400..600).contains(&status);
-        is_page.then(|| Some((status, Bytes::from(std::fs::read(&path).ok()?))))?
+        if !is_page {
+            return None;
+        }
+        context.files.borrow_mut().push(path.clone());
+        let read = std::fs::read(&path);
+        let read = read.map_err(|error| {
+            context.error(directory.span.clone(), format!("cannot read {}: {error}", path.display()), None);
+        });
+        Some((status, Bytes::from(read.ok()?)))
     });
     pages.collect()
 }
@@ -142,10 +174,12 @@ fn ring(context: &Context<'_>, section: &Section<'_>) -> Option<KeyRing> {
         return Some(KeyRing::ephemeral());
     }
     let texts = section.texts("ring");
-    if texts.is_empty() {
+    if section.is_empty_list("ring") {
         context.error(section.place("ring"), "the key ring is empty", None);
     }
-    let keys: Option<Vec<RingKey>> = texts.iter().map(|text| ring_key(context, text)).collect();
+    // Every bad key is a problem of its own, so all are read before any is missed.
+    let keys: Vec<Option<RingKey>> = texts.iter().map(|text| ring_key(context, text)).collect();
+    let keys: Option<Vec<RingKey>> = keys.into_iter().collect();
     keys.filter(|keys| !keys.is_empty()).map(KeyRing::new)
 }
 
@@ -181,6 +215,12 @@ fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
         context.error(address.span, "the admin address must not be reachable from outside", help);
     }
     let metrics = section.text("metrics").and_then(|text| socket_address(context, &text));
+    if let (Some(AdminAddress::Tcp(tcp)), Some(scrape)) = (&parsed, metrics)
+        && *tcp == scrape
+        && tcp.port() != 0
+    {
+        context.error(section.place("metrics"), "`metrics` and `address` are the same", None);
+    }
     Some(Admin { address: parsed?, metrics })
 }
 

@@ -4,18 +4,14 @@ use http::StatusCode;
 
 use super::document::{Located, Section};
 use super::headers;
-use super::resolve::Context;
-use super::settings::{Action, Listener, PoolSettings, Route};
+use super::resolve::{Context, names_of};
+use super::settings::{Action, Route};
 use crate::routing::{HostPattern, RouteMatch, RouteTable, prefix};
 
-pub(super) fn resolve(
-    context: &Context<'_>,
-    sections: &[Section<'_>],
-    listeners: &[(Located<String>, Listener)],
-    pools: &[(Located<String>, PoolSettings)],
-) -> Vec<Route> {
-    let listener_names: Vec<_> = listeners.iter().map(|(name, _)| name.clone()).collect();
-    let pool_names: Vec<_> = pools.iter().map(|(name, _)| name.clone()).collect();
+pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>) -> Vec<Route> {
+    let listener_names = names_of(&root.sections("listener"));
+    let pool_names = names_of(&root.sections("pool"));
+    let sections = root.sections("route");
     let resolved = sections.iter().filter_map(|section| {
         let route = route(context, section, &listener_names, &pool_names)?;
         Some((section, route))
@@ -75,6 +71,9 @@ fn route_match(context: &Context<'_>, section: &Section<'_>, listeners: &[Locate
         let parsed = prefix(&text.value);
         parsed.map_err(|_| context.error(text.span, format!("\"{}\" is no path", text.value), None)).ok()
     });
+    if section.is_empty_list("listeners") {
+        context.error(section.place("listeners"), "the route takes no listener", "leave it out: any".to_owned());
+    }
     let named = section.texts("listeners");
     let positions: Vec<usize> =
         named.iter().filter_map(|name| context.reference("listener", name, listeners)).collect();

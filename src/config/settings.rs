@@ -28,8 +28,6 @@ pub struct Configuration {
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub pools: Vec<PoolSettings>,
-    /// The files that this was read from, to be watched.
-    pub files: Vec<PathBuf>,
 }
 
 /// `[process]`.
@@ -67,6 +65,15 @@ pub struct Admin {
 pub enum AdminAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => address.fmt(out),
+            AdminAddress::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `[[listener]]`.

@@ -5,7 +5,7 @@ use super::*;
 
 fn read(source: &str) -> Result<Loaded, Report> {
     crate::tls::install_provider();
-    parse(Path::new("test.toml"), source.to_owned())
+    parse(Path::new("test.toml"), source.to_owned(), &HashSet::new())
 }
 
 const MINIMAL: &str = r#"

@@ -20,8 +20,13 @@ pub enum Kind {
     },
     /// "250ms", "30s", "10m", "8h", "1d".
     Duration,
-    /// "0B", "64KiB", "10MiB".
-    Size,
+    /// A duration for which 0 would mean that nothing works.
+    LongerThanZero,
+    /// "0B", "64KiB", "10MiB", within bounds in bytes.
+    Size {
+        min: u64,
+        max: u64,
+    },
     /// "20%".
     Percent,
     /// One of these words.
@@ -79,6 +84,7 @@ fn words<T: Copy + 'static>(all: &[T], text: fn(T) -> &'static str) -> Vec<&'sta
     all.iter().map(|value| text(*value)).collect()
 }
 
+const ANY_SIZE: Kind = Kind::Size { min: 0, max: 1 << 50 };
 const ANY_COUNT: Kind = Kind::Integer { min: 0, max: 1_000_000_000 };
 use Absent::{Computed, Default as Is, Nothing, Required};
 
@@ -136,7 +142,7 @@ static PROCESS: Table = Table {
         key("watch", Kind::Bool, Is("true"), "Reload when the file changes, after 1 s without a further change."),
         key(
             "resolve",
-            Kind::Duration,
+            Kind::LongerThanZero,
             Is("\"10s\""),
             "Server names are resolved again this often, and when a connect fails.",
         ),
@@ -183,12 +189,22 @@ static LISTENER: Table = Table {
         ),
         key(
             "header_timeout",
-            Kind::Duration,
+            Kind::LongerThanZero,
             Is("\"10s\""),
             "For the whole head of a request, and for the TLS handshake.",
         ),
-        key("idle_timeout", Kind::Duration, Is("\"75s\""), "Between exchanges, and for a client that does not read."),
-        key("header_bytes", Kind::Size, Is("\"32KiB\""), "Largest request head, HTTP/1 and HTTP/2 alike."),
+        key(
+            "idle_timeout",
+            Kind::LongerThanZero,
+            Is("\"75s\""),
+            "Between exchanges, and for a client that does not read.",
+        ),
+        key(
+            "header_bytes",
+            Kind::Size { min: 1 << 10, max: 1 << 24 },
+            Is("\"32KiB\""),
+            "Largest request head, HTTP/1 and HTTP/2 alike.",
+        ),
         key("header_count", Kind::Integer { min: 1, max: 10_000 }, Is("100"), "Most header fields of a request."),
         key("max_streams", Kind::Integer { min: 1, max: 10_000 }, Is("128"), "HTTP/2 streams per connection."),
         key(
@@ -287,7 +303,7 @@ static ROUTE: Table = Table {
             Nothing("\"https://new.example.com\""),
             "Instead of a pool: 308 to this, with the path appended.",
         ),
-        key("body_bytes", Kind::Size, Is("\"0B\""), "Largest request body, 413 past it; 0: no limit."),
+        key("body_bytes", ANY_SIZE, Is("\"0B\""), "Largest request body, 413 past it; 0: no limit."),
         key("sticky", Kind::Bool, Is("true"), "false: these requests neither read nor write pins."),
     ],
 };
@@ -315,7 +331,7 @@ static POOL: Table = Table {
     doc: "A named set of servers with one mode and one balance policy.",
     keys: &[
         key("name", Kind::Text, Required, "Its identity, also in metrics and logs."),
-        key("mode", Kind::Word(|| vec!["none", "sticky"]), Required, "How sessions are kept."),
+        key("mode", Kind::Word(|| vec!["none", "sticky"]), Is("\"sticky\""), "How sessions are kept."),
         key("balance", Kind::Word(|| words(Balance::ALL, Balance::as_str)), Is("\"p2c\""), "Where newcomers go."),
         key("host", Kind::Text, Nothing("\"shop.internal\""), "Host that servers see; absent: as the client sent it."),
         key("debug_headers", Kind::Bool, Is("false"), "Clients see Steadfast-Verdict."),
@@ -360,7 +376,7 @@ static STICKY: Table = Table {
             Is("\"hard\""),
             "State lives on the server: move only when it cannot serve.",
         ),
-        key("idle", Kind::Duration, Is("\"24h\""), "A pin not seen for so long is over."),
+        key("idle", Kind::LongerThanZero, Is("\"24h\""), "A pin not seen for so long is over."),
         key("absolute", Kind::Duration, Is("\"0s\""), "A pin this old is over; 0: never."),
         key(
             "same_site",
@@ -384,8 +400,8 @@ static HEALTH: Table = Table {
             "What a probe is.",
         ),
         key("path", Kind::Text, Nothing("\"/healthz\""), "What an http probe asks for."),
-        key("interval", Kind::Duration, Is("\"2s\""), "Between probes."),
-        key("timeout", Kind::Duration, Is("\"1s\""), "Of one probe."),
+        key("interval", Kind::LongerThanZero, Is("\"2s\""), "Between probes."),
+        key("timeout", Kind::LongerThanZero, Is("\"1s\""), "Of one probe."),
         key("rise", Kind::Integer { min: 1, max: 100 }, Is("2"), "Good probes in a row until up."),
         key("fall", Kind::Integer { min: 1, max: 100 }, Is("3"), "Bad probes in a row until down."),
         key("expect", Kind::Text, Is("\"200-399\""), "Status codes of a good answer."),
@@ -402,7 +418,7 @@ static OUTLIER: Table = Table {
             Is("5"),
             "Refused, timeout, reset before the head, 502, 503, 504; 0: off.",
         ),
-        key("ejection", Kind::Duration, Is("\"10s\""), "Doubles each time, up to 5m."),
+        key("ejection", Kind::LongerThanZero, Is("\"10s\""), "Doubles each time, up to 5m."),
         key("max_ejected", Kind::Percent, Is("\"50%\""), "Of the pool's servers."),
     ],
 };
@@ -411,7 +427,7 @@ static TIMEOUTS: Table = Table {
     path: "pool.timeouts",
     doc: "How long servers may take.",
     keys: &[
-        key("connect", Kind::Duration, Is("\"1s\""), "Connection and TLS handshake."),
+        key("connect", Kind::LongerThanZero, Is("\"1s\""), "Connection and TLS handshake."),
         key(
             "first_byte",
             Kind::Duration,
@@ -445,7 +461,7 @@ static RETRY: Table = Table {
             Is("2"),
             "In all, the first included; what was not sent goes on to every untried server.",
         ),
-        key("body_bytes", Kind::Size, Is("\"64KiB\""), "Buffered for a second send."),
+        key("body_bytes", ANY_SIZE, Is("\"64KiB\""), "Buffered for a second send."),
         key(
             "budget",
             Kind::Percent,

@@ -7,7 +7,8 @@ mod shop;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -34,7 +35,6 @@ pub enum DemoError {
 
 /// Runs the demo until Ctrl-C.
 pub fn run(port: u16) -> Result<(), DemoError> {
-    crate::cli::log_to_stderr();
     let ports = free_ports(SERVERS)?;
     let admin = if TcpListener::bind(("127.0.0.1", 9900)).is_ok() { 9900 } else { free_ports(1)?[0] };
     let directory = Directory::create()?;
@@ -61,8 +61,9 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn create() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("steadfast-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
+        let path = std::env::temp_dir().join(format!("steadfast-demo-{:016x}", fastrand::u64(..)));
+        // Made by us alone: what lies there already may be anybody's.
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Directory(path))
     }
 
@@ -169,6 +170,8 @@ impl Server {
     fn start(&mut self) -> io::Result<()> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["demo-server", "--name", &self.name, "--port", &self.port.to_string()]).stdin(Stdio::null());
+        // Ctrl-C is for the demo: it ends them once their users are served.
+        command.process_group(0);
         self.child = Some(command.spawn()?);
         Ok(())
     }

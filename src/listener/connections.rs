@@ -43,6 +43,11 @@ pub struct Activity {
     exchanges: AtomicU32,
     /// When a write first could not go on; 0: it can.
     blocked_since: AtomicU64,
+    /// Streams whose last piece of a body was taken, and that have not asked for the next.
+    held: AtomicU32,
+    /// When any stream last moved.
+    moved: AtomicU64,
+    http2: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -55,6 +60,9 @@ impl Activity {
             since,
             exchanges: AtomicU32::new(0),
             blocked_since: AtomicU64::new(0),
+            held: AtomicU32::new(0),
+            moved: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -72,9 +80,39 @@ impl Activity {
         self.since.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Bytes came in: where none were expected, they begin a request.
+    pub(super) fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// A stream gave a piece of its body: until it is asked for the next, the client's window holds it.
+    pub(super) fn hold(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        self.moved.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn let_go(&self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        self.moved.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Since when the client has taken nothing of what there is for it.
+    fn stuck_since(&self) -> Option<Moment> {
+        let blocked = self.blocked_since.load(Ordering::Relaxed);
+        if blocked != 0 {
+            return Some(Moment::from_nanos(blocked));
+        }
+        let held = self.held.load(Ordering::Relaxed) > 0;
+        held.then(|| Moment::from_nanos(self.moved.load(Ordering::Relaxed)))
+    }
+
+    /// Bytes came in: where none were expected, they begin a request. On HTTP/2 they may be anything (pings, window
+    /// updates), and a connection without exchanges is idle whatever it says.
     pub(super) fn received(&self) {
-        if self.phase() == Phase::Idle {
+        if self.phase() == Phase::Idle && !self.is_http2() {
             self.enter(Phase::Head);
         }
     }
@@ -164,14 +202,12 @@ struct Entry {
     activity: Arc<Activity>,
     control: Rc<Control>,
     times: Times,
-    http2: Rc<Cell<bool>>,
 }
 
 /// One connection's place in the list.
 pub(super) struct Registration {
     pub(super) activity: Arc<Activity>,
     pub(super) control: Rc<Control>,
-    pub(super) http2: Rc<Cell<bool>>,
 }
 
 /// The open connections of one worker.
@@ -228,15 +264,11 @@ impl Connections {
                 }
             }
         }
-        let registration = Registration {
-            activity: Arc::new(Activity::new(Arc::clone(&self.clock))),
-            control: Rc::default(),
-            http2: Rc::default(),
-        };
+        let registration =
+            Registration { activity: Arc::new(Activity::new(Arc::clone(&self.clock))), control: Rc::default() };
         self.list.borrow_mut().push(Entry {
             activity: Arc::clone(&registration.activity),
             control: Rc::clone(&registration.control),
-            http2: Rc::clone(&registration.http2),
             times,
         });
         Some(registration)
@@ -246,10 +278,15 @@ impl Connections {
         self.list.borrow_mut().retain(|entry| !entry.activity.is_closed());
     }
 
-    /// Closes the oldest idle hundredth, so that a flood does not pay for a search per connection.
+    /// Closes the oldest idle hundredth, so that a flood does not pay for a search per connection. One that still has
+    /// something to write is not idle.
     fn close_oldest_idle(&self) -> bool {
-        let mut list = self.list.borrow_mut();
-        let idle = list.iter().enumerate().filter(|(_, entry)| entry.activity.phase() == Phase::Idle);
+        let list = self.list.borrow();
+        let can_go = |entry: &Entry| {
+            let idle = entry.activity.phase() == Phase::Idle && entry.activity.stuck_since().is_none();
+            idle && entry.control.want.get() == Want::Nothing
+        };
+        let idle = list.iter().enumerate().filter(|(_, entry)| can_go(entry));
         let mut idle: Vec<(u64, usize)> =
             idle.map(|(at, entry)| (entry.activity.since.load(Ordering::Relaxed), at)).collect();
         if idle.is_empty() {
@@ -257,11 +294,7 @@ impl Connections {
         }
         let go = (idle.len() / 100).max(1);
         idle.select_nth_unstable(go - 1);
-        let mut gone: Vec<usize> = idle[..go].iter().map(|(_, at)| *at).collect();
-        gone.sort_unstable_by(|one, other| other.cmp(one));
-        for at in gone {
-            list.swap_remove(at).control.set(Want::Abort);
-        }
+        idle[..go].iter().for_each(|(_, at)| list[*at].control.set(Want::Finish));
         true
     }
 
@@ -284,20 +317,16 @@ impl Connections {
         if entry.control.want.get() == Want::Abort {
             return None;
         }
-        let blocked = activity.blocked_since.load(Ordering::Relaxed);
-        if blocked != 0
-            && now.since(Moment::from_nanos(blocked)) > entry.times.idle
-            && activity.phase() != Phase::Tunnel
-        {
+        let stuck = activity.stuck_since().is_some_and(|since| now.since(since) > entry.times.idle);
+        if stuck && activity.phase() != Phase::Tunnel {
             return Some((Want::Abort, Some(Limit::WriteTimeout)));
         }
         let spent = now.since(Moment::from_nanos(activity.since.load(Ordering::Relaxed)));
         match activity.phase() {
             Phase::Opening if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
-            // Between exchanges, HTTP/2 frames (pings, window updates) begin no head.
-            Phase::Head if !entry.http2.get() && spent > entry.times.header => {
-                Some((Want::Abort, Some(Limit::HeaderTimeout)))
-            }
+            Phase::Head if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
+            // Who was told to finish and does not has had its time.
+            Phase::Idle if spent > entry.times.idle * 2 => Some((Want::Abort, None)),
             Phase::Idle | Phase::Head if spent > entry.times.idle => {
                 // Finishing an idle connection closes it; on HTTP/2 the client is told first.
                 let first = entry.control.want.get() == Want::Nothing;
@@ -305,7 +334,7 @@ impl Connections {
             }
             _ if !self.draining.get() => None,
             Phase::Busy => Some((Want::Finish, None)),
-            Phase::Idle if entry.http2.get() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
+            Phase::Idle if activity.is_http2() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
             _ => None,
         }
     }
@@ -380,7 +409,8 @@ mod tests {
         young.activity.enter(Phase::Idle);
         let third = connections.register(TIMES).unwrap();
         third.activity.begin_exchange();
-        assert_eq!((old.control.want.get(), young.control.want.get()), (Want::Abort, Want::Nothing));
+        assert_eq!((old.control.want.get(), young.control.want.get()), (Want::Finish, Want::Nothing));
+        old.activity.close();
         young.activity.begin_exchange();
         assert!(connections.register(TIMES).is_none());
         third.activity.close();

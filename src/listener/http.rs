@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connections::{Activity, Control, Phase, Registration, Want};
 use super::socket::ClientSocket;
-use super::{Downstream, Handler, Limits};
+use super::{AddressGuard, Downstream, Handler, Limits};
 use crate::metrics::{ListenerMetrics, WorkerId};
 use crate::tasks::LocalExecutor;
 
@@ -41,12 +41,14 @@ pub(super) struct OpenConnection {
     pub(super) activity: Arc<Activity>,
     metrics: Arc<ListenerMetrics>,
     worker: WorkerId,
+    /// Its place among those of its address, where there is a limit.
+    pub(super) address: Option<AddressGuard>,
 }
 
 impl OpenConnection {
     pub(super) fn new(activity: Arc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId) -> Self {
         metrics.cells.of(worker).open.add(1);
-        OpenConnection { activity, metrics, worker }
+        OpenConnection { activity, metrics, worker, address: None }
     }
 }
 
@@ -108,10 +110,12 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let polled = match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
+        };
+        self.open.activity.wrote(polled.is_ready());
+        polled
     }
 }
 
@@ -133,6 +137,9 @@ pub(super) async fn serve<H: Handler>(
 ) -> Ended {
     let http2 = downstream.http2;
     let Registration { activity, control, .. } = registration;
+    if http2 {
+        activity.speaks_http2();
+    }
     activity.enter(Phase::Idle);
     let finish = Rc::new(Cell::new(false));
     let last = Rc::clone(&finish);
@@ -141,11 +148,11 @@ pub(super) async fn serve<H: Handler>(
         if draining() {
             last.set(true);
         }
-        let under_way = UnderWay(Arc::clone(&activity));
+        let under_way = UnderWay { activity: Arc::clone(&activity), held: false };
         let answering = handler.handle(request, Rc::clone(&downstream));
         async move {
             let response = answering.await;
-            Ok::<_, Infallible>(response.map(|body| Tracked { body, _under_way: under_way }))
+            Ok::<_, Infallible>(response.map(|body| Tracked { body, under_way }))
         }
     });
     if http2 {
@@ -221,18 +228,36 @@ async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control, fin
 }
 
 /// Held from the call of an exchange to the end of its response.
-struct UnderWay(Arc<Activity>);
+struct UnderWay {
+    activity: Arc<Activity>,
+    /// The last piece of the body was taken, and the next has not been asked for.
+    held: bool,
+}
+
+impl UnderWay {
+    fn asked(&mut self) {
+        if std::mem::take(&mut self.held) {
+            self.activity.let_go();
+        }
+    }
+
+    fn gave(&mut self) {
+        self.held = true;
+        self.activity.hold();
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.end_exchange();
+        self.asked();
+        self.activity.end_exchange();
     }
 }
 
 /// A response body that says when the exchange is over.
 pub struct Tracked<B> {
     body: B,
-    _under_way: UnderWay,
+    under_way: UnderWay,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
@@ -240,7 +265,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.under_way.asked();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.under_way.gave();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

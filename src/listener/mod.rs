@@ -230,18 +230,11 @@ impl<H: Handler> Acceptor<H> {
 
     fn open(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: &RefCell<Arc<Endpoint>>) {
         let endpoint = Arc::clone(&endpoint.borrow());
-        let most = self.most_per_address.get();
-        let guard = if most == 0 { None } else { Some(self.per_address.enter(peer.ip(), most)) };
-        if matches!(guard, Some(None)) {
-            self.metrics.limit_reached(self.worker, Limit::ConnectionsPerAddress);
-            return;
-        }
         let Some(registration) = self.connections.register(endpoint.settings.times) else { return };
         let acceptor = Rc::clone(self);
         // The connection is registered: the sweep ends it.
         tasks::spawn(async move {
             acceptor.serve(tcp, peer, endpoint, registration).await;
-            drop(guard);
         });
     }
 
@@ -253,16 +246,15 @@ impl<H: Handler> Acceptor<H> {
         registration: Registration,
     ) {
         let activity = Arc::clone(&registration.activity);
-        let open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
+        let mut open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
         let _ = tcp.set_nodelay(true);
         let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
-            let opening = Box::pin(self.open_stream(tcp, peer, &endpoint));
+            let opening = Box::pin(self.open_stream(tcp, peer, &endpoint, &mut open));
             unless_aborted(opening, &registration).await
         };
         let Some(Some((stream, peer, tls))) = opened else { return };
         let http2 = matches!(&stream, Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
-        registration.http2.set(http2);
         let io = ClientIo { stream, open };
         endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
         let limits = endpoint.settings.limits;
@@ -279,9 +271,18 @@ impl<H: Handler> Acceptor<H> {
         tcp: TcpStream,
         peer: SocketAddr,
         endpoint: &Endpoint,
+        open: &mut OpenConnection,
     ) -> Option<(Stream, SocketAddr, Option<tls::Facts>)> {
         let mut socket = ClientSocket::new(tcp);
         let peer = self.true_peer(&mut socket, peer, endpoint).await?;
+        let most = self.most_per_address.get();
+        if most > 0 {
+            open.address = self.per_address.enter(peer.ip(), most);
+            if open.address.is_none() {
+                self.metrics.limit_reached(self.worker, Limit::ConnectionsPerAddress);
+                return None;
+            }
+        }
         let Some(tls) = &endpoint.tls else { return Some((Stream::Plain(socket), peer, None)) };
         let cells = endpoint.metrics.cells.of(self.worker);
         let stream = match TlsAcceptor::from(Arc::clone(&tls.config)).accept(socket).await {

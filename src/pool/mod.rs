@@ -198,7 +198,9 @@ impl Pool {
             return None;
         }
         state.outlier.failed(&self.outlier, now, || {
-            let out = self.servers.iter().filter(|server| server.state.outlier.is_ejected(now)).count();
+            // Who is down is out as well: ejecting must not take the last one that lives.
+            let is_out = |server: &&Server| server.state.outlier.is_ejected(now) || server.state.vitals.is_down();
+            let out = self.servers.iter().filter(is_out).count();
             (out + 1) as f64 <= self.servers.len() as f64 * self.outlier.max_ejected
         })
     }
@@ -216,9 +218,9 @@ impl Pool {
         Arc::clone(&self.retries)
     }
 
-    /// Whether any server could take a newcomer now.
-    pub fn has_eligible(&self, now: Moment) -> bool {
-        self.servers.iter().any(|server| server.unfit(now).is_none())
+    /// Whether any server is at its cap now.
+    pub fn is_any_full(&self) -> bool {
+        self.servers.iter().any(|server| server.unfit_for_pinned() == Some(Ineligible::Full))
     }
 }
 

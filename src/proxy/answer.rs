@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -15,6 +15,7 @@ use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
 use crate::config::Route;
 use crate::headers::{self, SharedCaching};
+use crate::names::{MovedWhy, Verdict};
 use crate::runtime::PoolEntry;
 use crate::tasks;
 use crate::upstream::{UpstreamBody, tunnel};
@@ -47,6 +48,8 @@ pub(super) async fn from_server(
         return Answer::Error(Error::because(Kind::BadResponse, &"it switched protocols without being asked"));
     }
     let protocol = response.headers().get(header::UPGRADE).cloned();
+    // What the server speaks is between it and us.
+    *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     headers::remove_hop_by_hop(headers);
     route.response_headers.apply(headers);
@@ -80,7 +83,9 @@ fn add_pin(
     headers: &mut HeaderMap,
 ) {
     let Some(affinity) = &entry.pool.affinity else { return };
-    if matches!(recalled.preference, Preference::None(_)) {
+    // A momentary cap must not re-pin a session for good: its next request goes home.
+    let away_for_a_moment = exchange.verdict == Some(Verdict::Moved(MovedWhy::Full));
+    if away_for_a_moment || matches!(recalled.preference, Preference::None(_)) {
         return;
     }
     let caching = headers::shared_caching(headers);
@@ -114,7 +119,7 @@ pub(super) fn release(answer: Answer, mut exchange: Box<Exchange>) -> Response<R
     match answer {
         Answer::Local(response) => {
             exchange.replied(response.status().as_u16());
-            response.map(|bytes| ReplyBody::local(bytes, exchange))
+            ReplyBody::local(response, exchange)
         }
         Answer::Server(response) => response.map(|body| ReplyBody::from_server(body, exchange)),
         Answer::Tunnel(response, upgrade) => open_tunnel(response, upgrade, exchange),

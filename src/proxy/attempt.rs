@@ -5,6 +5,7 @@
 //! 9110, section 9.2.2), its body can be sent again, attempts are left and the pool's budget allows it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -16,7 +17,7 @@ use super::exchange::Exchange;
 use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
-use crate::names::{Limit, NoneWhy, Outcome, Verdict};
+use crate::names::{Limit, MovedWhy, NoneWhy, Outcome, Verdict};
 use crate::pool::{NoServer, RetryGuard, Tried};
 use crate::runtime::PoolEntry;
 use crate::upstream::{
@@ -25,6 +26,9 @@ use crate::upstream::{
 
 /// A hard-pinned session's server that refuses a connection gets another chance after this: it may be restarting.
 const SECOND_CHANCE: Duration = Duration::from_millis(100);
+
+/// Kept connections that may turn out closed before a fresh one is opened.
+const MOST_STALE: usize = 64;
 
 /// A server's answer, and what an upgrade still needs.
 pub(super) struct Attempted {
@@ -57,11 +61,12 @@ struct Attempts<'a> {
     https: bool,
     body: RequestBody,
     upgrade: bool,
-    /// The head to send; gone while an attempt has the only copy of it.
-    head: Option<Head>,
+    /// How long the request's body may stand still.
+    stall: Duration,
+    head: Head,
     /// Attempts in which a server may have seen the request.
     seen: u32,
-    _retry: Option<RetryGuard>,
+    retry: Option<RetryGuard>,
 }
 
 /// A request's head, ready for any server of the pool.
@@ -82,8 +87,10 @@ pub(super) async fn run(
 ) -> Result<Attempted, Error> {
     let Admitted { parts, body, upgrade } = admitted;
     let Parts { method, uri, headers, .. } = parts;
-    let head = Some(Head { method, uri, headers });
-    let mut attempts = Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), head, seen: 0, _retry: None };
+    let head = Head { method, uri, headers };
+    let stall = exchange.downstream.endpoint.settings.times.idle;
+    let mut attempts =
+        Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), stall, head, seen: 0, retry: None };
     let mut tried = Tried::default();
     let mut last: Option<Error> = None;
     let mut second_chance = matches!(recalled.preference, Preference::Pinned { .. });
@@ -128,7 +135,15 @@ fn choose(
 ) -> Result<usize, NoServer> {
     let now = if again { Clock::now() } else { exchange.arrived };
     let key = address_key(exchange);
-    let pick = entry.pool.pick(preference, tried, key, worker.id, now, &mut worker.random.borrow_mut())?;
+    let picked = entry.pool.pick(preference, tried, key, worker.id, now, &mut worker.random.borrow_mut());
+    let full = match &picked {
+        Ok(pick) => pick.verdict == Verdict::Moved(MovedWhy::Full),
+        Err(_) => entry.pool.is_any_full(),
+    };
+    if full {
+        worker.runtime.metrics.limit_reached(worker.id, Limit::MaxRequests);
+    }
+    let pick = picked?;
     let server = pick.server;
     exchange.chose(pick, now);
     Ok(server)
@@ -136,7 +151,7 @@ fn choose(
 
 /// What `hash` hashes where no session is known: the client's address.
 fn address_key(exchange: &Exchange) -> u64 {
-    match exchange.downstream.peer.ip() {
+    match exchange.client {
         std::net::IpAddr::V4(address) => u64::from(u32::from(address)),
         std::net::IpAddr::V6(address) => xxhash_rust::xxh3::xxh3_64(&address.octets()),
     }
@@ -175,9 +190,11 @@ impl Attempts<'_> {
     /// One attempt on one server. A kept connection that turns out closed costs no attempt: a fresh one follows.
     async fn once(&mut self, server: usize) -> Result<Response<UpstreamBody>, Failure> {
         let target = self.entry.target(server, self.upgrade);
-        while let Some(connection) = self.worker.conns.reuse(target).await {
+        for _ in 0..MOST_STALE {
+            let Some(connection) = self.worker.conns.reuse(target).await else { break };
             match self.send(connection, target).await {
-                Err(failure) if self.was_stale(&failure) => self.recover(failure),
+                Err(failure) if self.was_never_written(&failure) => {}
+                Err(failure) if self.may_be_stale(&failure, target) => break,
                 sent => return self.judge(sent),
             }
         }
@@ -189,41 +206,37 @@ impl Attempts<'_> {
     async fn send(
         &mut self,
         connection: Connection,
-        target: &std::sync::Arc<Target>,
+        target: &Arc<Target>,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
-        let Some(head) = self.head_to_send() else { unreachable!("a head is kept while an attempt may follow") };
         let timeouts = &self.entry.timeouts;
-        let grpc = is_grpc(&head.headers);
-        let request = self.request(head, target);
+        let grpc = is_grpc(&self.head.headers);
+        let request = self.request(target);
         let waiting = Waiting {
             first_byte: timeouts.first_byte.filter(|_| !grpc),
             between_bytes: timeouts.between_bytes,
+            stall: Some(self.stall).filter(|_| !grpc),
             body: &self.body,
         };
         connection.send(request, waiting, &self.worker.conns, target).await
     }
 
-    /// The head itself when no attempt can follow, else a copy.
-    fn head_to_send(&mut self) -> Option<Head> {
-        let last = self.entry.retry.attempts <= 1 && self.entry.pool.servers.len() == 1;
-        if last && !is_idempotent(self.head.as_ref().map(|head| &head.method)) {
-            self.head.take()
-        } else {
-            self.head.clone()
-        }
-    }
-
-    fn request(&self, head: Head, target: &Target) -> Request<OutBody> {
-        let Head { method, mut uri, mut headers } = head;
+    fn request(&self, target: &Target) -> Request<OutBody> {
+        let Head { method, mut uri, mut headers } = self.head.clone();
         if let Some(host) = &self.entry.host {
             headers.insert(header::HOST, host.clone());
         }
         let version = if target.settings.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+        let body = self.body.attempt();
+        let length_is_known = http_body::Body::size_hint(&body).exact().is_some();
+        if !target.settings.http2 && !length_is_known {
+            // Without this hyper would leave out the body of a GET whose length it does not know.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         if target.settings.http2 {
             uri = with_authority(uri, headers.remove(header::HOST), self.https);
             headers.remove(header::CONNECTION);
         }
-        let mut request = Request::new(self.body.attempt());
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.version_mut() = version;
@@ -231,19 +244,17 @@ impl Attempts<'_> {
         request
     }
 
-    /// The server has closed a connection that was kept: it has seen nothing, or at most begun what may be repeated.
-    fn was_stale(&self, failure: &SendFailure) -> bool {
-        let broken = matches!(failure.kind, FailureKind::Broken(_)) && self.body.fault().is_none();
-        let repeatable = self.is_repeatable() && self.body.can_be_sent_again();
-        failure.reused && broken && ((failure.unsent && self.body.can_be_sent_again()) || repeatable)
+    /// The kept connection was closed before anything of the request was written: it was handed back.
+    fn was_never_written(&self, failure: &SendFailure) -> bool {
+        failure.reused && failure.unwritten && self.body.can_be_sent_again() && self.body.fault().is_none()
     }
 
-    /// Takes back the head of a request that was never sent.
-    fn recover(&mut self, failure: SendFailure) {
-        if let (None, Some(request)) = (&self.head, failure.request) {
-            let (Parts { method, uri, headers, .. }, _) = request.into_parts();
-            self.head = Some(Head { method, uri, headers });
-        }
+    /// The server has closed a kept connection just when the request was on its way. An HTTP/2 stream that was reset is
+    /// no such case: its connection lives, and the server has spoken.
+    fn may_be_stale(&self, failure: &SendFailure, target: &Target) -> bool {
+        let broken = matches!(failure.kind, FailureKind::Broken(_)) && self.body.fault().is_none();
+        let again = self.is_repeatable() && self.body.can_be_sent_again();
+        failure.reused && broken && again && !target.settings.http2
     }
 
     fn judge(&mut self, sent: Result<Response<UpstreamBody>, SendFailure>) -> Result<Response<UpstreamBody>, Failure> {
@@ -252,6 +263,9 @@ impl Attempts<'_> {
             Err(failure) => failure,
         };
         if let Some(fault) = self.body.fault() {
+            if fault == BodyFault::TooLarge {
+                self.worker.runtime.metrics.limit_reached(self.worker.id, Limit::BodyBytes);
+            }
             return Err(client_failed(fault));
         }
         let next = if failure.unsent && self.body.can_be_sent_again() { Next::AnyUntried } else { Next::IfRepeatable };
@@ -263,19 +277,18 @@ impl Attempts<'_> {
             FailureKind::TimedOut => (Kind::FirstByteTimedOut, Outcome::TimedOut),
         };
         let error = Error::because(kind, &failure.kind);
-        self.recover(failure);
         Err(Failure { error, outcome, next })
     }
 
     fn is_repeatable(&self) -> bool {
-        is_idempotent(self.head.as_ref().map(|head| &head.method)) && !self.upgrade
+        is_idempotent(&self.head.method) && !self.upgrade
     }
 
     /// Whether another server may be tried.
     fn may_go_on(&mut self, next: Next) -> bool {
         match next {
             Next::Nothing => false,
-            Next::AnyUntried => self.head.is_some() && self.body.can_be_sent_again(),
+            Next::AnyUntried => self.body.can_be_sent_again(),
             Next::IfRepeatable => {
                 let repeatable = self.is_repeatable() && self.body.can_be_sent_again();
                 repeatable && self.seen < self.entry.retry.attempts && self.take_from_budget()
@@ -284,13 +297,13 @@ impl Attempts<'_> {
     }
 
     fn take_from_budget(&mut self) -> bool {
-        if self._retry.is_none() {
-            self._retry = self.entry.pool.try_retry(self.entry.retry.budget);
-            if self._retry.is_none() {
+        if self.retry.is_none() {
+            self.retry = self.entry.pool.try_retry(self.entry.retry.budget);
+            if self.retry.is_none() {
                 self.worker.runtime.metrics.limit_reached(self.worker.id, Limit::RetryBudget);
             }
         }
-        self._retry.is_some()
+        self.retry.is_some()
     }
 }
 
@@ -307,13 +320,14 @@ fn client_failed(fault: BodyFault) -> Failure {
         BodyFault::TooLarge => Kind::BodyTooLarge,
         BodyFault::Malformed => Kind::BodyMalformed,
         BodyFault::Gone => Kind::ClientGone,
+        BodyFault::Stalled => Kind::BodyStalled,
     };
     Failure { error: Error::because(kind, &fault), outcome: Outcome::ClientLeft, next: Next::Nothing }
 }
 
-fn is_idempotent(method: Option<&Method>) -> bool {
+fn is_idempotent(method: &Method) -> bool {
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    method.is_some_and(|method| idempotent.contains(method))
+    idempotent.contains(method)
 }
 
 /// A gRPC stream may be silent for as long as it likes.

@@ -22,6 +22,8 @@ pub(super) enum Kind {
     NoRoute,
     BodyTooLarge,
     BodyMalformed,
+    /// The client stopped in the middle of its body.
+    BodyStalled,
     ClientGone,
     /// No server is eligible.
     NoServer,
@@ -55,9 +57,12 @@ impl Error {
 impl Kind {
     pub(super) const fn side(self) -> Side {
         match self {
-            Kind::Head(_) | Kind::HeadTooLarge | Kind::BodyTooLarge | Kind::BodyMalformed | Kind::ClientGone => {
-                Side::Downstream
-            }
+            Kind::Head(_)
+            | Kind::HeadTooLarge
+            | Kind::BodyTooLarge
+            | Kind::BodyMalformed
+            | Kind::BodyStalled
+            | Kind::ClientGone => Side::Downstream,
             Kind::NoRoute | Kind::NoServer => Side::Local,
             Kind::ConnectFailed
             | Kind::ConnectTimedOut
@@ -75,6 +80,7 @@ impl Kind {
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::NoRoute => StatusCode::NOT_FOUND,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Kind::NoServer => StatusCode::SERVICE_UNAVAILABLE,
             Kind::ConnectFailed | Kind::Broken | Kind::BadResponse => StatusCode::BAD_GATEWAY,
             Kind::ConnectTimedOut | Kind::FirstByteTimedOut => StatusCode::GATEWAY_TIMEOUT,
@@ -95,6 +101,7 @@ impl Kind {
             Kind::NoRoute => "Nothing is served under this address.",
             Kind::BodyTooLarge => "The request's body is larger than is allowed here.",
             Kind::BodyMalformed => "The request's body is malformed.",
+            Kind::BodyStalled => "The request's body stopped coming.",
             Kind::ClientGone => "The request ended before its body did.",
             Kind::NoServer => "No server can take the request now. Please try again shortly.",
             Kind::ConnectFailed => "The server could not be reached.",
@@ -113,6 +120,7 @@ impl Kind {
             Kind::NoRoute => "no_route",
             Kind::BodyTooLarge => "body_too_large",
             Kind::BodyMalformed => "body_malformed",
+            Kind::BodyStalled => "body_stalled",
             Kind::ClientGone => "client_gone",
             Kind::NoServer => "no_server",
             Kind::ConnectFailed => "connect_failed",
@@ -130,6 +138,7 @@ impl Kind {
             Kind::Head(HeaderReason::TransferCoding | HeaderReason::BadHost)
                 | Kind::BodyMalformed
                 | Kind::BodyTooLarge
+                | Kind::BodyStalled
                 | Kind::ClientGone
         )
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, Response, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::access_log::Line;
@@ -33,6 +33,9 @@ pub(super) struct Exchange {
     pub(super) downstream: Rc<Downstream>,
     pub(super) arrived: Moment,
     pub(super) wants_html: bool,
+    is_head: bool,
+    /// The client, by what trusted proxies say.
+    pub(super) client: IpAddr,
     pub(super) body: Option<RequestBody>,
     route: Option<usize>,
     /// The pool's position, once the route is known.
@@ -74,7 +77,6 @@ struct LogFacts {
     method: Method,
     target: String,
     host: String,
-    client: Option<IpAddr>,
     id: HeaderValue,
     traceparent: Option<HeaderValue>,
     detail: Option<String>,
@@ -93,7 +95,6 @@ impl Exchange {
                 method: parts.method.clone(),
                 target: parts.uri.path().to_owned(),
                 host: String::new(),
-                client: None,
                 id: HeaderValue::from_static("-"),
                 traceparent: parts.headers.get(headers::TRACEPARENT).cloned(),
                 detail: None,
@@ -102,9 +103,10 @@ impl Exchange {
         Box::new(Exchange {
             worker,
             scope: Scope::Snapshot(snapshot),
-            downstream,
             arrived,
             wants_html: reply::wants_html(&parts.headers),
+            is_head: parts.method == Method::HEAD,
+            client: downstream.peer.ip(),
             body: None,
             route: None,
             pool: None,
@@ -120,12 +122,13 @@ impl Exchange {
             error: None,
             long_lived: false,
             log,
+            downstream,
         })
     }
 
     pub(super) fn identified(&mut self, identity: &Identity) {
+        self.client = identity.client;
         if let Some(log) = &mut self.log {
-            log.client = Some(identity.client);
             log.host.clone_from(&identity.host);
             log.id = identity.request_id.clone();
         }
@@ -227,6 +230,12 @@ impl Exchange {
         self.bytes_out += traffic.to_client;
     }
 
+    /// Whether the server's answer was none: a fast failure must not look like a fast server.
+    fn server_failed(&self) -> bool {
+        let unwell = self.status.is_some_and(|status| Outcome::answered(status).speaks_for_health() == Some(false));
+        unwell || self.error.is_some()
+    }
+
     fn settle(&mut self) {
         let done = Clock::now();
         let duration = done.since(self.arrived);
@@ -235,7 +244,7 @@ impl Exchange {
             if self.status.is_none() {
                 self.count_attempt(Outcome::ClientLeft);
             } else if !self.long_lived {
-                guard.state().latency.observe(done.since(self.chosen), false, done);
+                guard.state().latency.observe(done.since(self.chosen), self.server_failed(), done);
             }
         }
         let server = self.guard.as_ref().map(|guard| &*guard.state().metrics);
@@ -258,7 +267,7 @@ impl Exchange {
         let mut line = Line::new(out);
         line.time(Clock::wall(self.arrived));
         line.text("id", log.id.to_str().unwrap_or("-"));
-        line.display("client", &log.client.unwrap_or_else(|| self.downstream.peer.ip()));
+        line.display("client", &self.client);
         line.text("listener", &self.downstream.endpoint.settings.name);
         line.text("route", &names.route);
         line.text("pool", &names.pool);
@@ -308,9 +317,15 @@ enum Source {
 }
 
 impl ReplyBody {
-    pub(super) fn local(bytes: Bytes, exchange: Box<Exchange>) -> Self {
-        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
-        ReplyBody { source: Source::Local(bytes), exchange: Some(exchange) }
+    /// A reply of the proxy's own. To HEAD it has a length and no body: HTTP/2 would send one.
+    pub(super) fn local(response: Response<Bytes>, exchange: Box<Exchange>) -> Response<Self> {
+        let (mut parts, bytes) = response.into_parts();
+        let is_head = exchange.is_head;
+        if is_head {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        }
+        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty() && !is_head);
+        Response::from_parts(parts, ReplyBody { source: Source::Local(bytes), exchange: Some(exchange) })
     }
 
     pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>) -> Self {

@@ -4,6 +4,11 @@
 //! snapshot once. Whatever happens, it is settled exactly once: its record travels with the response's body and closes
 //! the books when that is dropped.
 
+#![allow(
+    clippy::redundant_allocation,
+    reason = "Rc<Arc<Snapshot>>: exchanges of a worker count their uses apart from other workers"
+)]
+
 mod access_log;
 mod answer;
 mod attempt;
@@ -206,7 +211,7 @@ impl Worker {
         let body = RequestBody::new(incoming, keep_most, route.body_bytes);
         exchange.body = Some(body.clone());
         let upgrade = prepare_head(snapshot, route, identity, exchange, &mut parts);
-        set_path(&mut parts, path, route);
+        set_path(&mut parts, path, route).map_err(|reason| self.refuse(reason))?;
         Ok(Admitted { parts, body, upgrade })
     }
 
@@ -299,8 +304,11 @@ fn prepare_head(
 }
 
 /// The path that was matched on is the path that is forwarded.
-fn set_path(parts: &mut Parts, path: &str, route: &Route) {
-    let asterisk = parts.uri.path() == "*";
+fn set_path(parts: &mut Parts, path: &str, route: &Route) -> Result<(), HeaderReason> {
+    if parts.uri.path() == "*" {
+        parts.uri = http::Uri::from_static("*");
+        return Ok(());
+    }
     let stripped = route.strip_prefix.then(|| path.strip_prefix(&*route.matches.path)).flatten();
     let wanted = match stripped {
         Some("") => "/",
@@ -308,14 +316,13 @@ fn set_path(parts: &mut Parts, path: &str, route: &Route) {
         _ => path,
     };
     let origin_form = parts.uri.authority().is_none();
-    if asterisk || (origin_form && parts.uri.path() == wanted) {
-        return;
+    if origin_form && parts.uri.path() == wanted {
+        return Ok(());
     }
     let text = match parts.uri.query() {
         Some(query) => format!("{wanted}?{query}"),
         None => wanted.to_owned(),
     };
-    if let Ok(uri) = http::Uri::try_from(text) {
-        parts.uri = uri;
-    }
+    parts.uri = http::Uri::try_from(text).map_err(|_| HeaderReason::BadPath)?;
+    Ok(())
 }

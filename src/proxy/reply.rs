@@ -30,7 +30,7 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
         (true, None) => (HTML, page_of(status, kind).into()),
         (false, _) => (PROBLEM, problem(status, kind).into()),
     };
-    let mut response = Response::new(ReplyBody::local(body, exchange));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, content_type);
@@ -41,7 +41,7 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
     if kind.framing_is_in_doubt() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    ReplyBody::local(response, exchange)
 }
 
 fn problem(status: StatusCode, kind: Kind) -> String {

@@ -1,5 +1,6 @@
 //! Live state as gauges, read when somebody scrapes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::reload::Runtime;
@@ -16,12 +17,19 @@ impl LiveState for Runtime {
             for server in &entry.pool.servers {
                 let name = &server.settings.name;
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());
+                gauges.upstream_connections(&entry.pool.name, name, &server.state.metrics);
                 gauges.server_state(&entry.pool.name, name, condition(&server.state, now));
             }
         }
         for endpoint in &snapshot.endpoints {
+            // Two of one name (of two key types): the one that ends first is worth knowing.
+            let mut ends: BTreeMap<&str, i64> = BTreeMap::new();
             for certificate in &endpoint.certificates {
-                gauges.certificate_expiry(&endpoint.settings.name, certificate.label(), certificate.not_after as f64);
+                let earliest = ends.entry(certificate.label()).or_insert(certificate.not_after);
+                *earliest = certificate.not_after.min(*earliest);
+            }
+            for (label, end) in ends {
+                gauges.certificate_expiry(&endpoint.settings.name, label, end as f64);
             }
         }
     }

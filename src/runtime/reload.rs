@@ -1,10 +1,10 @@
 //! Replacing the snapshot: whole or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -44,14 +44,17 @@ pub struct Runtime {
     /// Listeners are bound, and the process is not on its way out.
     pub ready: AtomicBool,
     reloading: Mutex<()>,
+    /// The files of the configuration that was looked at last, taken or rejected.
+    files: Mutex<Vec<PathBuf>>,
 }
 
 impl Runtime {
     /// Begins with this configuration.
     pub fn new(path: &Path, loaded: Loaded, random: &mut fastrand::Rng) -> Result<Arc<Self>, BuildError> {
         let metrics = Metrics::new(loaded.configuration.process.workers);
+        let files = loaded.warnings.files.clone();
         let snapshot = Snapshot::build(loaded.configuration, None, &metrics, random)?;
-        metrics.reloaded(true, Clock::wall(Clock::now()).seconds());
+        metrics.loaded(Clock::wall(Clock::now()).seconds());
         let runtime = Arc::new(Runtime {
             path: path.to_owned(),
             current: ArcSwap::from_pointee(snapshot),
@@ -59,6 +62,7 @@ impl Runtime {
             metrics,
             ready: AtomicBool::new(false),
             reloading: Mutex::new(()),
+            files: Mutex::new(files),
         });
         runtime.metrics.show(Arc::clone(&runtime) as Arc<dyn crate::metrics::LiveState>);
         Ok(runtime)
@@ -67,6 +71,11 @@ impl Runtime {
     /// The snapshot in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// The files that make a difference.
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().clone()
     }
 
     /// Changes with every snapshot; cheap to compare on each exchange.
@@ -83,7 +92,10 @@ impl Runtime {
     ) -> Result<(Reloaded, T), ReloadError> {
         let _one_at_a_time = self.reloading.lock();
         let result = self.try_reload(random, admit);
-        self.metrics.reloaded(result.is_ok(), Clock::wall(Clock::now()).seconds());
+        self.metrics.reloaded(result.is_ok());
+        if result.is_ok() {
+            self.metrics.loaded(Clock::wall(Clock::now()).seconds());
+        }
         result
     }
 
@@ -92,15 +104,21 @@ impl Runtime {
         random: &mut fastrand::Rng,
         admit: impl FnOnce(&Snapshot) -> Result<T, String>,
     ) -> Result<(Reloaded, T), ReloadError> {
-        let Loaded { mut configuration, warnings } = config::load(&self.path)?;
         let before = self.snapshot();
+        let loaded = config::load(&self.path, &before.server_hosts());
+        match &loaded {
+            Ok(loaded) => self.files.lock().clone_from(&loaded.warnings.files),
+            Err(LoadError::Problems(report)) => self.files.lock().clone_from(&report.files),
+            Err(LoadError::Read { .. }) => {}
+        }
+        let Loaded { mut configuration, warnings } = loaded?;
         let need_restart = keep_what_needs_a_restart(&mut configuration, &before);
         let snapshot = Snapshot::build(configuration, Some(&before), &self.metrics, random)?;
         let admitted = admit(&snapshot).map_err(ReloadError::Refused)?;
         let snapshot = Arc::new(snapshot);
         self.current.store(Arc::clone(&snapshot));
         self.generation.fetch_add(1, Ordering::Release);
-        self.metrics.retain(|pool, server| snapshot.names(pool, server));
+        self.metrics.retain(|pool| snapshot.pool(pool).is_some());
         Ok((Reloaded { snapshot, warnings, need_restart }, admitted))
     }
 }
@@ -125,62 +143,99 @@ fn keep_what_needs_a_restart(configuration: &mut config::Configuration, before: 
 
 /// How long files must be quiet before they are read.
 const QUIET: Duration = Duration::from_secs(1);
+/// How often files are looked at where no event comes: network file systems send none.
+const LOOK_ANYWAY: Duration = Duration::from_secs(5);
 
 /// Calls `changed` after each change to a file that the configuration came from. Directories are watched, not files:
-/// editors replace files, and Kubernetes swaps a `..data` link beside them.
+/// editors replace files, and Kubernetes swaps a `..data` link beside them. What counts is whether the files
+/// themselves differ: the same directories may hold logs that are written all the time.
 pub async fn watch(runtime: Arc<Runtime>, mut changed: impl FnMut()) {
     let (sender, mut events) = mpsc::channel::<()>(1);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let reading = event.as_ref().is_ok_and(|event| event.kind.is_access());
-        if !reading {
-            // A full channel already holds the news.
-            let _ = sender.try_send(());
-        }
-    });
-    let mut watcher = match watcher {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(%error, "files cannot be watched; SIGHUP reloads");
-            return;
-        }
-    };
-    let mut watched = BTreeSet::new();
-    let mut seen = stamp(&runtime.snapshot().files);
+    let mut directories = Directories::new(sender);
+    let mut seen = Stamps::of(&runtime.files());
     loop {
-        follow(&mut watcher, &mut watched, &runtime.snapshot().files);
-        if events.recv().await.is_none() {
-            return;
+        directories.follow(&runtime.files());
+        // No news within the time is as good a reason to look.
+        let _ = tokio::time::timeout(LOOK_ANYWAY, events.recv()).await;
+        let mut now = Stamps::of(&runtime.files());
+        if now.agrees_with(&seen) {
+            seen = now;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         }
-        // Trailing debounce: wait until nothing has happened for a while.
-        while tokio::time::timeout(QUIET, events.recv()).await.is_ok_and(|event| event.is_some()) {}
-        let now = stamp(&runtime.snapshot().files);
-        if now != seen && runtime.snapshot().process.watch {
+        loop {
+            tokio::time::sleep(QUIET).await;
+            let later = Stamps::of(&runtime.files());
+            if later.agrees_with(&now) {
+                break;
+            }
+            now = later;
+        }
+        seen = now;
+        if runtime.snapshot().process.watch {
             changed();
         }
-        seen = stamp(&runtime.snapshot().files);
     }
 }
 
-/// What tells one state of the files from another: other files in the directories may change as they like.
-fn stamp(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64, PathBuf)>> {
-    let of_file = |path: &PathBuf| {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len(), std::fs::canonicalize(path).ok()?))
-    };
-    files.iter().map(of_file).collect()
+/// What tells one state of the files from another.
+struct Stamps(BTreeMap<PathBuf, Option<(SystemTime, u64, PathBuf)>>);
+
+impl Stamps {
+    fn of(files: &[PathBuf]) -> Self {
+        let of_file = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), std::fs::canonicalize(path).ok()?))
+        };
+        Stamps(files.iter().map(|path| (path.clone(), of_file(path))).collect())
+    }
+
+    /// Whether every file that both know is the same; files that joined with a reload are no change.
+    fn agrees_with(&self, earlier: &Stamps) -> bool {
+        self.0.iter().all(|(path, stamp)| earlier.0.get(path).is_none_or(|before| before == stamp))
+    }
 }
 
-fn follow(watcher: &mut RecommendedWatcher, watched: &mut BTreeSet<PathBuf>, files: &[PathBuf]) {
-    let directories = files.iter().filter_map(|file| {
-        let parent = if file.is_dir() { Some(file.as_path()) } else { file.parent() }?;
-        Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
-    });
-    for directory in directories.collect::<BTreeSet<_>>() {
-        if !watched.contains(&directory) {
-            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(watched.insert(directory)),
-                Err(error) => tracing::warn!(directory = %directory.display(), %error, "cannot be watched"),
+/// The directories that are watched.
+struct Directories {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+}
+
+impl Directories {
+    fn new(news: mpsc::Sender<()>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let reading = event.as_ref().is_ok_and(|event| event.kind.is_access());
+            if !reading {
+                // A full channel already holds the news.
+                let _ = news.try_send(());
+            }
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(%error, "files cannot be watched; they are looked at now and then");
+        }
+        Directories { watcher: watcher.ok(), watched: BTreeSet::new() }
+    }
+
+    /// Watches the directories of these files, and of what they link to.
+    fn follow(&mut self, files: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else { return };
+        self.watched.retain(|directory| directory.exists());
+        let linked = files.iter().filter_map(|file| std::fs::canonicalize(file).ok());
+        let directories: BTreeSet<PathBuf> =
+            files.iter().cloned().chain(linked).filter_map(|file| directory_of(&file)).collect();
+        for directory in directories {
+            if directory.exists() && !self.watched.contains(&directory) {
+                match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                    Ok(()) => drop(self.watched.insert(directory)),
+                    Err(error) => tracing::warn!(directory = %directory.display(), %error, "cannot be watched"),
+                }
             }
         }
     }
+}
+
+fn directory_of(file: &Path) -> Option<PathBuf> {
+    let parent = if file.is_dir() { file } else { file.parent()? };
+    Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
 }

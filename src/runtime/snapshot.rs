@@ -14,7 +14,7 @@ use crate::pool::{Pool, PoolParts, Server, ServerState};
 use crate::probe;
 use crate::routing::{RouteMatch, RouteTable};
 use crate::tls::{self, ClientConfig};
-use crate::upstream::{Target, TargetSettings};
+use crate::upstream::{Address, Target, TargetSettings};
 
 /// Why a configuration that reads well still cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,6 @@ pub struct Snapshot {
     pub pools: Vec<PoolEntry>,
     /// Makes the `session` field of the access log.
     pub session_hasher: Hasher,
-    pub files: Vec<std::path::PathBuf>,
     table: RouteTable,
     /// Names of our cookies, prefixed and plain, of all pools.
     cookie_names: HashSet<Box<[u8]>>,
@@ -63,7 +62,8 @@ impl PoolEntry {
         }
     }
 
-    fn all_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+    /// Every way to every server.
+    pub fn all_targets(&self) -> impl Iterator<Item = &Arc<Target>> {
         self.targets.iter().chain(self.upgrade_targets.iter().flatten())
     }
 }
@@ -76,7 +76,7 @@ impl Snapshot {
         metrics: &Arc<Metrics>,
         random: &mut fastrand::Rng,
     ) -> Result<Self, BuildError> {
-        let Configuration { process, ring, admin, listeners, routes, pools, files } = configuration;
+        let Configuration { process, ring, admin, listeners, routes, pools } = configuration;
         let endpoints = listeners.into_iter().map(|listener| {
             let name = listener.settings.name.clone();
             let tls = listener.tls.as_ref().map(|settings| tls::Endpoint::new(settings, &name, Arc::clone(&ring)));
@@ -108,7 +108,6 @@ impl Snapshot {
             endpoints,
             routes,
             pools,
-            files,
         })
     }
 
@@ -122,17 +121,19 @@ impl Snapshot {
         self.cookie_names.contains(name)
     }
 
+    /// Hosts of servers, as they are in force.
+    pub fn server_hosts(&self) -> HashSet<String> {
+        let targets = self.pools.iter().flat_map(PoolEntry::all_targets);
+        let hosts = targets.filter_map(|target| match &target.settings.address {
+            Address::Tcp { host, .. } => Some(host.to_string()),
+            Address::Unix(_) => None,
+        });
+        hosts.collect()
+    }
+
     /// The pool of this name.
     pub fn pool(&self, name: &str) -> Option<&PoolEntry> {
         self.pools.iter().find(|entry| &*entry.pool.name == name)
-    }
-
-    /// Whether the configuration names this pool, or this server of it.
-    pub fn names(&self, pool: &str, server: Option<&str>) -> bool {
-        let found = self.pool(pool);
-        found.is_some_and(|entry| {
-            server.is_none_or(|server| entry.pool.servers.iter().any(|known| &*known.settings.name == server))
-        })
     }
 
     /// The pool position that a route leads to.
@@ -225,13 +226,19 @@ fn build_targets(
         if let Some(known) = before.and_then(|before| before.all_targets().find(same)) {
             return Ok(Arc::clone(known));
         }
+        // A name that cannot be resolved just now keeps the addresses that it had.
+        let same_address = |known: &&Arc<Target>| known.settings.address == wanted.address;
+        let addresses = match before.and_then(|before| before.all_targets().find(same_address)) {
+            Some(known) if server.addresses.is_empty() => known.addresses(),
+            _ => server.addresses.as_slice().into(),
+        };
         if let (Some((_, client)), None) = (&wanted.tls, &config) {
             let built =
                 tls::client_config(client).map_err(|error| BuildError::Pool(Arc::clone(&settings.name), error))?;
             config = Some(built);
         }
         let tls = config.clone().filter(|_| wanted.tls.is_some());
-        Ok(Arc::new(Target::new(wanted, tls, Arc::clone(state), &server.addresses)))
+        Ok(Arc::new(Target::new(wanted, tls, Arc::clone(state), addresses)))
     });
     targets.collect()
 }

@@ -77,7 +77,7 @@ impl Endpoint {
         let mut config = builder.with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Arc::new(tickets::Ticketer::new(ring, name, &settings.client_ca));
+        config.ticketer = Arc::new(tickets::Ticketer::new(ring, name, &settings.client_ca, settings.client_auth));
         config.send_tls13_tickets = 1;
         config.max_early_data_size = 0;
         Ok(Endpoint { config: Arc::new(config), certificates })

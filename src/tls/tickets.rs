@@ -1,7 +1,7 @@
 //! TLS tickets that every proxy of a key ring can open.
 //!
 //! rustls' own rotating ticketer draws its keys per process, so behind two proxies every second resumption fails.
-//! Here the keys are derived: HKDF(ring key, listener name | digest of its client authorities | 12-hour epoch). The
+//! Here the keys are derived: HKDF(ring key, listener name | its client authorities and rule | 12-hour epoch). The
 //! listener and its authorities are in there because a ticket stands for the handshake that made it: with one key for
 //! all, a ticket from a listener that asks for no client certificate would resume on one that does.
 
@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 
+use super::ClientAuth;
 use crate::clock::Clock;
 use crate::keys::{KeyRing, Sealer};
 
@@ -30,12 +31,19 @@ struct Epochs {
 }
 
 impl Ticketer {
-    pub(super) fn new(ring: Arc<KeyRing>, listener: &str, client_ca: &[CertificateDer<'_>]) -> Self {
+    pub(super) fn new(
+        ring: Arc<KeyRing>,
+        listener: &str,
+        client_ca: &[CertificateDer<'_>],
+        client_auth: ClientAuth,
+    ) -> Self {
         let mut authorities = digest::Context::new(&digest::SHA256);
         for authority in client_ca {
             authorities.update(authority);
         }
         let mut context = authorities.finish().as_ref().to_vec();
+        context.extend_from_slice(client_auth.as_str().as_bytes());
+        context.push(0);
         context.extend_from_slice(listener.as_bytes());
         let epochs = RwLock::new(epochs(&ring, &context, present_epoch()));
         Ticketer { ring, context, epochs }
@@ -98,12 +106,17 @@ mod tests {
 
     #[test]
     fn two_proxies_of_one_ring_resume_each_others_tickets_and_other_listeners_do_not() {
-        let ticket = Ticketer::new(ring(1), "https", &[]).encrypt(b"state").unwrap();
-        assert_eq!(Ticketer::new(ring(1), "https", &[]).decrypt(&ticket).as_deref(), Some(b"state".as_slice()));
-        assert_eq!(Ticketer::new(ring(2), "https", &[]).decrypt(&ticket), None);
-        assert_eq!(Ticketer::new(ring(1), "internal", &[]).decrypt(&ticket), None);
+        let ticket = Ticketer::new(ring(1), "https", &[], ClientAuth::Optional).encrypt(b"state").unwrap();
+        assert_eq!(
+            Ticketer::new(ring(1), "https", &[], ClientAuth::Optional).decrypt(&ticket).as_deref(),
+            Some(b"state".as_slice())
+        );
+        assert_eq!(Ticketer::new(ring(2), "https", &[], ClientAuth::Optional).decrypt(&ticket), None);
+        assert_eq!(Ticketer::new(ring(1), "internal", &[], ClientAuth::Optional).decrypt(&ticket), None);
         let authority = CertificateDer::from(vec![1, 2, 3]);
-        assert_eq!(Ticketer::new(ring(1), "https", &[authority]).decrypt(&ticket), None);
+        assert_eq!(Ticketer::new(ring(1), "https", &[authority], ClientAuth::Optional).decrypt(&ticket), None);
+        // Else who came without a certificate while that was allowed would stay in once it no longer is.
+        assert_eq!(Ticketer::new(ring(1), "https", &[], ClientAuth::Required).decrypt(&ticket), None);
     }
 
     #[test]

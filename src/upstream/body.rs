@@ -6,12 +6,14 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::headers;
 
 /// What went wrong on the client's side of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum BodyFault {
     Malformed,
     /// The client left.
     Gone,
+    /// The client has stopped in the middle of its body.
+    Stalled,
 }
 
 /// A request's body, held by the exchange over all its attempts.
@@ -44,6 +48,10 @@ struct Source {
     fault: Option<BodyFault>,
     /// The current attempt's reader; an older attempt reads nothing more.
     attempt: u32,
+    /// The last thing that happened: the client was asked, and had nothing yet.
+    awaits_client: bool,
+    /// Who waits for the body's end.
+    waiter: Option<Waker>,
 }
 
 impl RequestBody {
@@ -64,6 +72,8 @@ impl RequestBody {
             ended: false,
             fault: None,
             attempt: 0,
+            awaits_client: false,
+            waiter: None,
         }))))
     }
 
@@ -82,11 +92,26 @@ impl RequestBody {
         self.0.as_ref().map_or(0, |source| source.borrow().received)
     }
 
-    /// Whether the client's body has been read to its end.
-    pub fn is_complete(&self) -> bool {
+    /// Whether the client's body has been read to its end; else the task is woken when it has, or when more was read.
+    pub fn poll_complete(&self, cx: &Context<'_>) -> bool {
         self.0.as_ref().is_none_or(|source| {
-            let source = source.borrow();
-            source.ended || source.incoming.is_end_stream()
+            let mut source = source.borrow_mut();
+            let complete = source.is_at_end();
+            if !complete {
+                source.waiter = Some(cx.waker().clone());
+            }
+            complete
+        })
+    }
+
+    /// The client has been silent for too long, if it is the client that everybody waits for.
+    pub fn give_up_client(&self) -> bool {
+        self.0.as_ref().is_some_and(|source| {
+            let mut source = source.borrow_mut();
+            if source.awaits_client {
+                source.fail(BodyFault::Stalled);
+            }
+            source.awaits_client
         })
     }
 
@@ -138,9 +163,11 @@ impl Source {
         if self.ended {
             return Poll::Ready(self.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        self.awaits_client = polled.is_pending();
+        match ready!(polled) {
             None => {
-                self.ended = true;
+                self.end();
                 Poll::Ready(None)
             }
             Some(Err(error)) => Poll::Ready(Some(Err(self.fail(fault_of(&error))))),
@@ -156,11 +183,14 @@ impl Source {
                     return Some(Err(self.fail(BodyFault::TooLarge)));
                 }
                 self.keep(&data, next);
+                self.tell_waiter();
                 Some(Ok(Frame::data(data)))
             }
             Err(frame) => {
-                self.ended = true;
-                self.trailers = frame.into_trailers().ok();
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                headers::clean_trailers(&mut trailers);
+                self.trailers = Some(trailers);
+                self.end();
                 self.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers)))
             }
         }
@@ -175,6 +205,22 @@ impl Source {
             self.kept_bytes += data.len();
             self.kept.push(data.clone());
             *next = self.kept.len();
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.ended || self.incoming.is_end_stream()
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.tell_waiter();
+    }
+
+    /// Another task may be reading the body than the one that waits for the response.
+    fn tell_waiter(&mut self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
         }
     }
 
@@ -213,10 +259,7 @@ impl Body for OutBody {
         let Some(sending) = &self.0 else { return true };
         let source = sending.source.borrow();
         let all_sent = sending.next >= source.kept.len();
-        all_sent
-            && source.fault.is_none()
-            && source.trailers.is_none()
-            && (source.ended || source.incoming.is_end_stream())
+        all_sent && source.fault.is_none() && source.trailers.is_none() && source.is_at_end()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -237,6 +280,7 @@ impl std::fmt::Display for BodyFault {
             BodyFault::TooLarge => "the request's body is larger than the route allows",
             BodyFault::Malformed => "the request's body is malformed",
             BodyFault::Gone => "the client ended before the request's body did",
+            BodyFault::Stalled => "the client stopped in the middle of the request's body",
         })
     }
 }

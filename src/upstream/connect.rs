@@ -37,8 +37,8 @@ pub enum Io {
 
 /// Connects, with TLS where the target wants it, within the target's time.
 pub async fn connect(target: &Target) -> Result<Io, ConnectError> {
-    let connected = tokio::time::timeout(target.settings.connect_timeout, open(target)).await;
-    let connected = connected.unwrap_or(Err(ConnectError::TimedOut));
+    let limit = target.settings.connect_timeout;
+    let connected = tokio::time::timeout(limit, open(target)).await.unwrap_or(Err(ConnectError::TimedOut));
     if connected.is_err() {
         target.stale_name.store(true, Ordering::Relaxed);
     }
@@ -74,15 +74,20 @@ async fn open(target: &Target) -> Result<Io, ConnectError> {
 
 /// Several addresses of a name are tried in turn, as one server.
 async fn open_tcp(target: &Target) -> Result<TcpStream, ConnectError> {
+    let addresses = target.addresses();
     let mut last = ConnectError::NoAddress;
-    for address in target.addresses().iter() {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => {
+    for (tried, address) in (0u32..).zip(addresses.iter()) {
+        // One that swallows everything must leave time for the others.
+        let left = u32::try_from(addresses.len()).unwrap_or(u32::MAX) - tried;
+        let limit = target.settings.connect_timeout / left.max(1);
+        match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
                 // Without it, TLS handshakes and small requests wait 40 ms for an acknowledgement.
                 let _ = tcp.set_nodelay(true);
                 return Ok(tcp);
             }
-            Err(error) => last = ConnectError::Refused(error),
+            Ok(Err(error)) => last = ConnectError::Refused(error),
+            Err(_) => last = ConnectError::TimedOut,
         }
     }
     Err(last)

@@ -36,6 +36,7 @@ pub struct Conns {
 struct PerTarget {
     /// Keeps the address that is the key from being used again.
     target: Arc<Target>,
+    #[allow(clippy::vec_box, reason = "a connection is large, and moves between here and its exchanges")]
     http1: Vec<Box<Http1>>,
     http2: Vec<Rc<Http2>>,
 }
@@ -49,10 +50,44 @@ pub enum Connection {
 /// One HTTP/1.1 connection, driven by whoever uses it.
 pub struct Http1 {
     sender: http1::SendRequest<OutBody>,
-    connection: http1::Connection<TokioIo<Io>, OutBody>,
+    driven: Driven,
     keep_alive: Duration,
     idle_since: Moment,
     counted: Counted,
+}
+
+/// hyper's side of an HTTP/1.1 connection.
+struct Driven {
+    connection: Option<http1::Connection<TokioIo<Io>, OutBody>>,
+    ended: bool,
+}
+
+impl Driven {
+    /// Moves the connection on; whether it is still open. One that has ended well is kept: it may have been switched
+    /// to another protocol, and what is below is still wanted.
+    fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(connection) = self.connection.as_mut().filter(|_| !self.ended)
+            && let Poll::Ready(ended) = connection.poll_without_shutdown(cx)
+        {
+            self.ended = true;
+            if ended.is_err() {
+                self.connection = None;
+            }
+        }
+        !self.ended
+    }
+
+    /// Lets go of a connection that has ended: hyper then gives back a request that it never sent.
+    fn release(&mut self) -> bool {
+        self.ended && self.connection.take().is_some()
+    }
+
+    /// Drives the connection to the end of its HTTP, and takes what is below.
+    async fn into_raw(mut self) -> Option<Raw> {
+        poll_fn(|cx| if self.drive(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+        let parts = self.connection?.into_parts();
+        Some(Raw { io: parts.io.into_inner(), ahead: parts.read_buf })
+    }
 }
 
 /// One HTTP/2 connection, driven by a task of its own that ends when nobody holds the connection any more.
@@ -132,8 +167,8 @@ pub struct SendFailure {
     pub unsent: bool,
     /// The connection had served before: the server may just have closed it.
     pub reused: bool,
-    /// The request, where it can be had back.
-    pub request: Option<Request<OutBody>>,
+    /// Not a byte of the request was written.
+    pub unwritten: bool,
 }
 
 /// How an attempt failed after its connection stood.
@@ -158,8 +193,9 @@ impl Conns {
         }
         loop {
             let mut conn = self.by_target.borrow_mut().get_mut(&key(target))?.http1.pop()?;
+            let rested = self.ticker.coarse_now().since(conn.idle_since) >= conn.keep_alive;
             // Closed while idle? One poll tells, and takes over the waker.
-            let open = poll_fn(|cx| Poll::Ready(conn.connection.poll_without_shutdown(cx).is_pending())).await;
+            let open = !rested && poll_fn(|cx| Poll::Ready(conn.driven.drive(cx))).await;
             if open && conn.sender.is_ready() {
                 conn.counted.set(true);
                 return Some(Connection::Http1 { conn, reused: true });
@@ -186,7 +222,8 @@ impl Conns {
         let handshake = http1::Builder::new().max_headers(256).max_buf_size(256 * 1024).handshake(io);
         let (sender, connection) = handshake.await.map_err(broken)?;
         let keep_alive = target.settings.keep_alive;
-        let conn = Box::new(Http1 { sender, connection, keep_alive, idle_since: Moment::default(), counted });
+        let driven = Driven { connection: Some(connection), ended: false };
+        let conn = Box::new(Http1 { sender, driven, keep_alive, idle_since: Moment::default(), counted });
         Ok(Connection::Http1 { conn, reused: false })
     }
 
@@ -231,7 +268,7 @@ impl Conns {
     fn give_back(&self, target: &Arc<Target>, mut conn: Box<Http1>) {
         if !conn.sender.is_ready() {
             let mut cx = Context::from_waker(Waker::noop());
-            if conn.connection.poll_without_shutdown(&mut cx).is_ready() || !conn.sender.is_ready() {
+            if !conn.driven.drive(&mut cx) || !conn.sender.is_ready() {
                 return;
             }
         }
@@ -245,6 +282,11 @@ impl Conns {
                 kept.http1.push(conn);
             }
         });
+    }
+
+    /// No further stream goes over a connection that has stopped answering; those that run keep it.
+    fn forget(&self, target: &Arc<Target>, conn: &Rc<Http2>) {
+        self.entry(target, |kept| kept.http2.retain(|other| !Rc::ptr_eq(other, conn)));
     }
 
     /// Closes what has been unused for too long.
@@ -271,7 +313,9 @@ pub struct Waiting<'a> {
     pub first_byte: Option<Duration>,
     /// Between two pieces of the response's body.
     pub between_bytes: Option<Duration>,
-    /// Whose end starts the wait.
+    /// Between two pieces of the request's body, from the client or to the server.
+    pub stall: Option<Duration>,
+    /// Whose end starts the wait for the first byte.
     pub body: &'a RequestBody,
 }
 
@@ -284,26 +328,24 @@ impl Connection {
         conns: &Rc<Conns>,
         target: &Arc<Target>,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
-        let silence = waiting.between_bytes.map(|span| (conns.ticker.deadline(span), span));
         match self {
             Connection::Http1 { mut conn, reused } => {
-                let received = {
-                    let Http1 { sender, connection, .. } = &mut *conn;
-                    let mut closed = false;
-                    let drive = |cx: &mut Context<'_>| {
-                        closed = closed || connection.poll_without_shutdown(cx).is_ready();
-                    };
-                    await_head(sender.try_send_request(request), drive, &waiting, &conns.ticker).await
-                };
+                let sending = conn.sender.try_send_request(request);
+                let received = await_head(sending, Some(&mut conn.driven), &waiting, &conns.ticker).await;
                 let response = received.map_err(|failure| failure.on(reused))?;
                 conn.heed_keep_alive(response.headers());
+                let silence = waiting.between_bytes.map(|span| (conns.ticker.deadline(span), span));
                 let lease = Lease { conn, conns: Rc::clone(conns), target: Arc::clone(target) };
                 Ok(response.map(|body| UpstreamBody { body, via: Via::Http1(Some(lease)), silence }))
             }
             Connection::Http2 { stream, reused } => {
                 let mut sender = stream.conn.sender.clone();
-                let received = await_head(sender.try_send_request(request), |_| {}, &waiting, &conns.ticker).await;
+                let received = await_head(sender.try_send_request(request), None, &waiting, &conns.ticker).await;
+                if received.as_ref().is_err_and(|failure| matches!(failure.kind, FailureKind::TimedOut)) {
+                    conns.forget(target, &stream.conn);
+                }
                 let response = received.map_err(|failure| failure.on(reused))?;
+                let silence = waiting.between_bytes.map(|span| (conns.ticker.deadline(span), span));
                 Ok(response.map(|body| UpstreamBody { body, via: Via::Http2 { _stream: stream }, silence }))
             }
         }
@@ -312,29 +354,60 @@ impl Connection {
 
 async fn await_head(
     sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<OutBody>>>>,
-    mut drive: impl FnMut(&mut Context<'_>),
+    mut driven: Option<&mut Driven>,
     waiting: &Waiting<'_>,
     ticker: &Rc<Ticker>,
 ) -> Result<Response<Incoming>, SendFailure> {
     let mut sending = pin!(sending);
-    let mut deadline: Option<Deadline> = None;
+    let mut patience = Patience::default();
     poll_fn(|cx| {
-        drive(cx);
-        if let Poll::Ready(received) = sending.as_mut().poll(cx) {
+        if let Some(driven) = &mut driven {
+            driven.drive(cx);
+        }
+        let mut polled = sending.as_mut().poll(cx);
+        if polled.is_pending() && driven.as_mut().is_some_and(|driven| driven.release()) {
+            polled = sending.as_mut().poll(cx);
+        }
+        if let Poll::Ready(received) = polled {
             return Poll::Ready(received.map_err(SendFailure::from));
         }
-        if let Some(span) = waiting.first_byte.filter(|_| waiting.body.is_complete()) {
-            ready!(deadline.get_or_insert_with(|| ticker.deadline(span)).poll(cx));
-            return Poll::Ready(Err(SendFailure::timed_out()));
-        }
-        Poll::Pending
+        ready!(patience.poll_exhausted(cx, waiting, ticker));
+        Poll::Ready(Err(SendFailure::timed_out()))
     })
     .await
 }
 
+/// How long a request may take to be sent, and then to be answered.
+#[derive(Default)]
+struct Patience {
+    /// While the body is being sent: the bytes of it so far, and until when there must be more.
+    sending: Option<(u64, Deadline)>,
+    answer: Option<Deadline>,
+}
+
+impl Patience {
+    fn poll_exhausted(&mut self, cx: &mut Context<'_>, waiting: &Waiting<'_>, ticker: &Rc<Ticker>) -> Poll<()> {
+        if waiting.body.poll_complete(cx) {
+            let Some(span) = waiting.first_byte else { return Poll::Pending };
+            return self.answer.get_or_insert_with(|| ticker.deadline(span)).poll(cx);
+        }
+        let Some(span) = waiting.stall else { return Poll::Pending };
+        let received = waiting.body.received();
+        match &mut self.sending {
+            Some((before, _)) if *before == received => {}
+            other => *other = Some((received, ticker.deadline(span))),
+        }
+        let Some((_, deadline)) = &mut self.sending else { return Poll::Pending };
+        ready!(deadline.poll(cx));
+        // Either the client has stopped, or the server does not take what the client sends.
+        waiting.body.give_up_client();
+        Poll::Ready(())
+    }
+}
+
 impl SendFailure {
     fn timed_out() -> Self {
-        SendFailure { kind: FailureKind::TimedOut, unsent: false, reused: false, request: None }
+        SendFailure { kind: FailureKind::TimedOut, unsent: false, reused: false, unwritten: false }
     }
 
     fn on(mut self, reused: bool) -> Self {
@@ -345,14 +418,10 @@ impl SendFailure {
 
 impl From<TrySendError<Request<OutBody>>> for SendFailure {
     fn from(mut failed: TrySendError<Request<OutBody>>) -> Self {
-        let request = failed.take_message();
+        let unwritten = failed.take_message().is_some();
         let error = failed.into_error();
-        SendFailure {
-            unsent: request.is_some() || was_refused(&error),
-            reused: false,
-            request,
-            kind: FailureKind::Broken(error),
-        }
+        let unsent = unwritten || was_refused(&error);
+        SendFailure { unsent, reused: false, unwritten, kind: FailureKind::Broken(error) }
     }
 }
 
@@ -414,10 +483,8 @@ impl UpstreamBody {
     /// Takes the connection over for another protocol.
     pub async fn into_raw(mut self) -> Option<Raw> {
         let Via::Http1(lease) = &mut self.via else { return None };
-        let Lease { mut conn, .. } = lease.take()?;
-        poll_fn(|cx| conn.connection.poll_without_shutdown(cx)).await.ok()?;
-        let parts = conn.connection.into_parts();
-        Some(Raw { io: parts.io.into_inner(), ahead: parts.read_buf })
+        let Lease { conn, .. } = lease.take()?;
+        conn.driven.into_raw().await
     }
 
     fn end(&mut self) {
@@ -440,14 +507,15 @@ impl Body for UpstreamBody {
         if polled.is_pending()
             && let Via::Http1(Some(lease)) = &mut me.via
         {
-            let closed = lease.conn.connection.poll_without_shutdown(cx).is_ready();
+            lease.conn.driven.drive(cx);
             polled = Pin::new(&mut me.body).poll_frame(cx);
-            if closed && let Via::Http1(lease) = &mut me.via {
-                *lease = None;
-            }
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if frame.is_trailers() {
+                    // Nobody asks for more after these.
+                    me.end();
+                }
                 if let Some((deadline, span)) = &mut me.silence {
                     deadline.reset(*span);
                 }

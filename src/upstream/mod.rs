@@ -36,6 +36,7 @@ pub enum Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Address::Tcp { host, port } if host.contains(':') => write!(out, "[{host}]:{port}"),
             Address::Tcp { host, port } => write!(out, "{host}:{port}"),
             Address::Unix(path) => write!(out, "unix:{}", path.display()),
         }
@@ -73,9 +74,9 @@ impl Target {
         settings: TargetSettings,
         tls: Option<Arc<ClientConfig>>,
         state: Arc<ServerState>,
-        addresses: &[SocketAddr],
+        addresses: Arc<[SocketAddr]>,
     ) -> Self {
-        Target { settings, tls, state, addresses: RwLock::new(addresses.into()), stale_name: AtomicBool::new(false) }
+        Target { settings, tls, state, addresses: RwLock::new(addresses), stale_name: AtomicBool::new(false) }
     }
 
     /// The addresses to try, in turn.

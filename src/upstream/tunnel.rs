@@ -13,6 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectiona
 use super::Raw;
 use crate::clock::{Moment, Ticker};
 
+/// How long the last bytes may take to leave.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What went through a tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunnelled {
@@ -28,15 +31,17 @@ pub async fn tunnel(
     ticker: Rc<Ticker>,
 ) -> Tunnelled {
     let traffic = Rc::new(Traffic { last: Cell::new(ticker.coarse_now()), ..Traffic::default() });
-    let mut watched = Watched { io: server.io, traffic: Rc::clone(&traffic), ticker: Rc::clone(&ticker) };
-    if !server.ahead.is_empty() {
-        traffic.to_client.set(server.ahead.len() as u64);
-        if client.write_all(&server.ahead).await.is_err() {
-            return traffic.seen();
-        }
-    }
+    let Raw { io, ahead } = server;
     {
-        let mut copying = pin!(copy_bidirectional(&mut client, &mut watched));
+        let mut watched = Watched { io, traffic: Rc::clone(&traffic), ticker: Rc::clone(&ticker) };
+        let mut copying = pin!(async {
+            if !ahead.is_empty() {
+                client.write_all(&ahead).await?;
+                client.flush().await?;
+                traffic.to_client.set(ahead.len() as u64);
+            }
+            copy_bidirectional(&mut client, &mut watched).await
+        });
         let mut deadline = idle.map(|span| ticker.deadline(span));
         poll_fn(|cx| {
             if copying.as_mut().poll(cx).is_ready() {
@@ -54,7 +59,8 @@ pub async fn tunnel(
         })
         .await;
     }
-    let _ = client.shutdown().await;
+    // A client that no longer reads would hold its goodbye for ever.
+    let _ = tokio::time::timeout(GOODBYE, client.shutdown()).await;
     traffic.seen()
 }
 

@@ -1,0 +1,363 @@
+//! CPU time per exchange of steadfast, nginx and HAProxy, side by side in one run.
+//!
+//!     cargo bench --bench peers                          # 3 rounds of 5 s
+//!     cargo bench --bench peers -- --rounds 5 --seconds 30
+//!
+//! Each proxy has one worker, pinned to core 0; four origins (one nginx) and the load are pinned to core 1. The figure
+//! is user and system time of all the proxy's processes, from /proc/PID/stat, divided by the answered requests: on a
+//! shared machine it holds where throughput and latency are noise. Proxies take turns within a round; the table shows
+//! medians over rounds with minimum and maximum, and the ratio to the better of the other two.
+//!
+//! Needs nginx, haproxy, wrk, h2load (Debian: nginx-light haproxy wrk nghttp2-client), openssl and taskset.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ORIGIN_PORTS: [u16; 4] = [21_001, 21_002, 21_003, 21_004];
+const PROXIES: [Proxy; 3] = [
+    Proxy { name: "steadfast", port: 21_443 },
+    Proxy { name: "nginx", port: 21_444 },
+    Proxy { name: "haproxy", port: 21_445 },
+];
+
+#[derive(Clone, Copy)]
+struct Proxy {
+    name: &'static str,
+    port: u16,
+}
+
+struct Scenario {
+    name: &'static str,
+    path: &'static str,
+    load: Load,
+    /// Clients send the cookie that they were given.
+    keeps_cookie: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Load {
+    Http1,
+    Http2,
+    /// A connection, and a full TLS handshake, for each request.
+    Handshakes,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "HTTPS/1.1, 1 KiB, pinned", path: "/1k", load: Load::Http1, keeps_cookie: true },
+    Scenario { name: "HTTPS/1.1, 1 KiB, Set-Cookie each time", path: "/1k", load: Load::Http1, keeps_cookie: false },
+    Scenario { name: "HTTP/2, 1 KiB, pinned, 8 x 32 streams", path: "/1k", load: Load::Http2, keeps_cookie: true },
+    Scenario { name: "HTTPS/1.1, 100 KiB, pinned", path: "/100k", load: Load::Http1, keeps_cookie: true },
+    Scenario { name: "full handshake and one request", path: "/1k", load: Load::Handshakes, keeps_cookie: true },
+];
+
+fn main() {
+    let seconds = argument("--seconds").unwrap_or(5);
+    let rounds = argument("--rounds").unwrap_or(3).max(1);
+    if let Some(missing) =
+        ["nginx", "haproxy", "wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| !exists(tool))
+    {
+        println!("{missing} is not installed: nothing was measured (see the head of benches/peers.rs)");
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("steadfast-bench-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a temporary directory");
+    prepare(&directory);
+    let mut running = vec![start("1", "nginx", &["-p", text(&directory), "-c", text(&directory.join("origins.conf"))])];
+    let steadfast = env!("CARGO_BIN_EXE_steadfast");
+    running.push(start("0", steadfast, &["run", "--config", text(&directory.join("steadfast.toml"))]));
+    running.push(start("0", "nginx", &["-p", text(&directory), "-c", text(&directory.join("nginx.conf"))]));
+    running.push(start("0", "haproxy", &["-f", text(&directory.join("haproxy.cfg"))]));
+    let cookies: Vec<String> = PROXIES.iter().map(|proxy| wait_for_cookie(proxy.port)).collect();
+
+    let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    let mut errors = 0;
+    for round in 0..rounds {
+        for (number, scenario) in SCENARIOS.iter().enumerate() {
+            for (at, proxy) in PROXIES.iter().enumerate() {
+                let pid = running[at + 1].0.id();
+                let before = cpu_seconds(pid);
+                let done = load(scenario, proxy.port, seconds, &cookies[at]);
+                let spent = cpu_seconds(pid) - before;
+                eprintln!(
+                    "round {} {:40} {:10} {:6.1} us, {} requests, {} errors",
+                    round + 1,
+                    scenario.name,
+                    proxy.name,
+                    spent * 1e6 / done.requests as f64,
+                    done.requests,
+                    done.errors
+                );
+                errors += if proxy.name == "steadfast" { done.errors } else { 0 };
+                figures.entry((number, at)).or_default().push(spent * 1e6 / done.requests as f64);
+            }
+        }
+    }
+    print_table(&figures, seconds, rounds, errors);
+    drop(running);
+    let _ = fs::remove_dir_all(&directory);
+}
+
+fn print_table(figures: &BTreeMap<(usize, usize), Vec<f64>>, seconds: u64, rounds: u64, errors: u64) {
+    println!("CPU microseconds per exchange, median of {rounds} rounds of {seconds} s (minimum to maximum)\n");
+    println!("{}", versions());
+    println!("| scenario | steadfast | nginx | HAProxy | ratio to the better peer |\n|---|---|---|---|---|");
+    for (number, scenario) in SCENARIOS.iter().enumerate() {
+        let of = |at: usize| &figures[&(number, at)];
+        let cells: Vec<String> = (0..3)
+            .map(|at| {
+                let mut sorted = of(at).clone();
+                sorted.sort_by(f64::total_cmp);
+                format!("{:.1} ({:.1} to {:.1})", median(of(at)), sorted[0], sorted[sorted.len() - 1])
+            })
+            .collect();
+        let ratio = median(of(0)) / median(of(1)).min(median(of(2)));
+        println!("| {} | {} | {ratio:.2} |", scenario.name, cells.join(" | "));
+    }
+    println!("\nErrors seen by clients of steadfast: {errors}");
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn versions() -> String {
+    let first_line = |tool: &str, flag: &str| {
+        let output = Command::new(tool).arg(flag).output().expect("the tool runs");
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&both).lines().next().unwrap_or_default().to_owned()
+    };
+    format!("steadfast {}; {}; {}\n", env!("CARGO_PKG_VERSION"), first_line("nginx", "-v"), first_line("haproxy", "-v"))
+}
+
+struct Done {
+    requests: u64,
+    errors: u64,
+}
+
+fn load(scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
+    let url = format!("https://127.0.0.1:{port}{}", scenario.path);
+    let header = format!("Cookie: {cookie}");
+    let duration = seconds.to_string();
+    let mut command = Command::new("taskset");
+    command.args(["-c", "1"]);
+    match scenario.load {
+        Load::Http1 => command.args(["wrk", "-t1", "-c32", "-d", &duration]),
+        Load::Handshakes => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-H", "Connection: close"]),
+        Load::Http2 => command.args(["h2load", "-t1", "-c8", "-m32", "-D", &duration]),
+    };
+    if scenario.keeps_cookie {
+        command.args(["-H", &header]);
+    }
+    let output = command.arg(&url).output().expect("the load generator runs");
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    match scenario.load {
+        Load::Http2 => Done {
+            requests: number_before(&report, " succeeded,"),
+            errors: number_before(&report, " failed,") + number_before(&report, " 5xx"),
+        },
+        Load::Http1 | Load::Handshakes => {
+            Done { requests: number_before(&report, " requests in"), errors: wrk_errors(&report) }
+        }
+    }
+}
+
+/// The whole number that stands before a phrase; 0 when the phrase is not there.
+fn number_before(report: &str, phrase: &str) -> u64 {
+    let Some(at) = report.find(phrase) else { return 0 };
+    let digits: String = report[..at].chars().rev().take_while(char::is_ascii_digit).collect();
+    digits.chars().rev().collect::<String>().parse().unwrap_or(0)
+}
+
+/// wrk prints these lines only when there is something to tell.
+fn wrk_errors(report: &str) -> u64 {
+    let sockets = report.lines().find(|line| line.contains("Socket errors"));
+    let sockets = sockets.map_or(0, |line| {
+        line.split(|byte: char| !byte.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok()).sum()
+    });
+    let statuses = report.lines().find_map(|line| line.trim().strip_prefix("Non-2xx or 3xx responses: "));
+    sockets + statuses.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+}
+
+/// A process that ends with the bench.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(core: &str, program: &str, arguments: &[&str]) -> Running {
+    // taskset replaces itself by the program: the process id is the program's.
+    let mut command = Command::new("taskset");
+    command
+        .args(["-c", core, program])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Running(command.spawn().expect("the program starts"))
+}
+
+/// Waits until a proxy answers, and gives the cookie that it set.
+fn wait_for_cookie(port: u16) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let url = format!("https://127.0.0.1:{port}/1k");
+        let output = Command::new("curl").args(["-sk", "-D-", "-o/dev/null", &url]).output().expect("curl runs");
+        let head = String::from_utf8_lossy(&output.stdout).into_owned();
+        let cookie =
+            head.lines().find_map(|line| line.strip_prefix("set-cookie: ").or(line.strip_prefix("Set-Cookie: ")));
+        if let Some(pair) = cookie.and_then(|cookie| cookie.split(';').next()) {
+            return pair.to_owned();
+        }
+        assert!(Instant::now() < deadline, "port {port} does not answer: {head}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// User and system time of a process and of its children that live.
+fn cpu_seconds(pid: u32) -> f64 {
+    let ticks: u64 = processes_of(pid).iter().filter_map(|pid| ticks(*pid)).sum();
+    ticks as f64 / 100.0
+}
+
+fn processes_of(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    std::iter::once(pid).chain(children).collect()
+}
+
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+fn argument(name: &str) -> Option<u64> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.get(at + 1)?.parse().ok()
+}
+
+fn exists(tool: &str) -> bool {
+    Command::new("sh")
+        .args(["-c", &format!("command -v {tool}")])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+fn prepare(directory: &Path) {
+    let write = |name: &str, content: String| fs::write(directory.join(name), content).expect("a file of the bench");
+    make_certificate(directory);
+    for (name, bytes) in [("1k", 1_024), ("100k", 102_400)] {
+        write(name, "x".repeat(bytes));
+    }
+    write("origins.conf", origins(directory));
+    write("steadfast.toml", steadfast());
+    write("nginx.conf", nginx(directory));
+    write("haproxy.cfg", haproxy(directory));
+}
+
+fn make_certificate(directory: &Path) {
+    let (key, cert) = (directory.join("bench.key"), directory.join("bench.pem"));
+    let status = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-keyout", text(&key), "-out", text(&cert)])
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "openssl makes a certificate");
+    let both = [fs::read(&cert), fs::read(&key)].map(|part| part.expect("what openssl wrote")).concat();
+    fs::write(directory.join("bench-both.pem"), both).expect("a file of the bench");
+}
+
+fn nginx_head(directory: &Path, pid: &str) -> String {
+    let scratch: PathBuf = directory.join("scratch");
+    let _ = fs::create_dir_all(&scratch);
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = temporary.map(|kind| format!("{kind}_temp_path {};\n", text(&scratch))).concat();
+    format!(
+        "daemon off; worker_processes 1; pid {}/{pid}; error_log /dev/null crit;\nevents {{ worker_connections 8192; }}\n\
+         http {{\naccess_log off; keepalive_requests 1000000000; sendfile on; tcp_nodelay on;\n{temporary}",
+        text(directory)
+    )
+}
+
+fn origins(directory: &Path) -> String {
+    let listen = ORIGIN_PORTS.map(|port| format!("listen 127.0.0.1:{port};")).join(" ");
+    format!(
+        "{}open_file_cache max=10;\nserver {{ {listen} root {}; default_type text/plain; \
+         add_header Cache-Control no-store; }}\n}}\n",
+        nginx_head(directory, "origins.pid"),
+        text(directory)
+    )
+}
+
+fn steadfast() -> String {
+    let servers = ORIGIN_PORTS
+        .iter()
+        .enumerate()
+        .map(|(at, port)| format!("[[pool.server]]\nname = \"o{at}\"\naddress = \"127.0.0.1:{port}\"\n"));
+    format!(
+        "[process]\nworkers = 1\naccess_log = \"off\"\nmax_connections = 5000\n[admin]\naddress = \"127.0.0.1:21900\"\n\
+         [[listener]]\nname = \"https\"\naddress = \"127.0.0.1:{}\"\n[listener.tls]\n\
+         certificates = [{{ cert = \"bench.pem\", key = \"bench.key\" }}]\n[[route]]\npool = \"bench\"\n\
+         [[pool]]\nname = \"bench\"\nmode = \"sticky\"\n[pool.connections]\nidle = 256\n{}",
+        PROXIES[0].port,
+        servers.collect::<String>()
+    )
+}
+
+/// Debian's nginx has no sticky cookie of its own: a map from the cookie to the server does the same work.
+fn nginx(directory: &Path) -> String {
+    let upstreams = ORIGIN_PORTS
+        .iter()
+        .enumerate()
+        .map(|(at, port)| format!("upstream s{at} {{ server 127.0.0.1:{port}; keepalive 256; }}\n"));
+    let pairs = (0..4).map(|at| format!("s{at} s{at};")).collect::<String>();
+    format!(
+        "{}{}split_clients \"$request_id\" $fresh {{ 25% s0; 25% s1; 25% s2; * s3; }}\n\
+         map $cookie_srv $server_chosen {{ default $fresh; {pairs} }}\n\
+         map $cookie_srv $given {{ default \"srv=$fresh; Path=/; HttpOnly; Secure\"; {} }}\n\
+         server {{ listen 127.0.0.1:{} ssl http2; ssl_certificate {d}/bench.pem; ssl_certificate_key {d}/bench.key;\n\
+         ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets on;\n\
+         location / {{ proxy_pass http://$server_chosen; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;\n\
+         add_header Set-Cookie $given; }} }}\n}}\n",
+        nginx_head(directory, "proxy.pid"),
+        upstreams.collect::<String>(),
+        (0..4).map(|at| format!("s{at} \"\";")).collect::<String>(),
+        PROXIES[1].port,
+        d = text(directory),
+    )
+}
+
+fn haproxy(directory: &Path) -> String {
+    let servers = ORIGIN_PORTS
+        .iter()
+        .enumerate()
+        .map(|(at, port)| format!("  server s{at} 127.0.0.1:{port} cookie s{at} check\n"));
+    format!(
+        "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n\
+         frontend f\n  bind 127.0.0.1:{} ssl crt {}/bench-both.pem alpn h2,http/1.1\n  option forwardfor\n\
+         \x20 http-request set-header X-Forwarded-Proto https\n  default_backend b\n\
+         backend b\n  balance random\n  cookie SRV insert indirect nocache httponly secure\n  http-reuse always\n{}",
+        PROXIES[2].port,
+        text(directory),
+        servers.collect::<String>()
+    )
+}

@@ -1,0 +1,20 @@
+//! Integration tests: the built binary over real sockets and real TLS.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
+
+mod architecture;
+mod attempts;
+mod bodies;
+mod browser;
+mod command_line;
+mod grpc;
+mod headers;
+mod health;
+mod limits;
+mod reload;
+mod routing;
+mod sticky;
+mod support;
+mod tls;
+mod upgrades;
+mod upstreams;
