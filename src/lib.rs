@@ -1,4 +1,22 @@
 //! steadfast: a TLS-terminating, session-aware load balancer.
+//!
+//! # The life of an exchange
+//!
+//! A socket is accepted by one worker's [`listener`], which does TLS and HTTP and hands each request to [`proxy`].
+//! There it is identified (whose word counts about client and scheme), routed ([`routing`]), admitted ([`headers`]),
+//! recalled ([`affinity`]: which server does the session belong to?), attempted ([`pool`] chooses, [`upstream`]
+//! connects and sends, [`health`] is told), answered, and settled: load, [`metrics`] and the log line are closed when
+//! the response's body ends, however it ends.
+//!
+//! What all of them go by is one immutable snapshot ([`runtime`]), built from one file ([`config`]) and swapped whole.
+//!
+//! # Floors
+//!
+//! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
+//! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
+//! [`balance`], [`affinity`], [`health`], [`headers`]); state ([`pool`]); effects ([`tls`], [`listener`],
+//! [`upstream`], [`probe`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`]); and the shell
+//! ([`app`], [`demo`], [`cli`]). `ARCHITECTURE.md` says why.
 
 pub mod admin;
 pub mod affinity;

@@ -191,3 +191,22 @@ fn written_keys(document: &toml::de::DeTable<'_>, path: &str) -> Vec<String> {
     }
     levels.iter().flat_map(|table| table.keys().map(|key| key.get_ref().to_string())).collect()
 }
+
+/// What `deploy/` shows is right but for the files and hosts that only the user has.
+#[test]
+fn the_configurations_of_deploy_are_good() {
+    let kubernetes = include_str!("../../deploy/kubernetes/steadfast.yaml");
+    let block = kubernetes.split("steadfast.toml: |\n").nth(1).unwrap().split("---").next().unwrap();
+    let kubernetes: String =
+        block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    let compose = include_str!("../../deploy/steadfast.example.toml").to_owned();
+    let hosts = ["shop-1", "shop-2", "shop-0.shop", "shop-1.shop"].map(str::to_owned).into();
+    crate::tls::install_provider();
+    for source in [compose, kubernetes] {
+        let report = parse(Path::new("/nowhere/steadfast.toml"), source, &hosts).err().expect("its key is not there");
+        let wrong = report.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let wrong: Vec<&str> =
+            wrong.map(|problem| &*problem.message).filter(|message| !message.starts_with("cannot read")).collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+}

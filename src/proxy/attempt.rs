@@ -17,7 +17,7 @@ use super::exchange::Exchange;
 use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
-use crate::names::{Limit, MovedWhy, NoneWhy, Outcome, Verdict};
+use crate::names::{Limit, MovedWhy, Outcome, Verdict};
 use crate::pool::{NoServer, RetryGuard, Tried};
 use crate::runtime::PoolEntry;
 use crate::upstream::{
@@ -167,9 +167,6 @@ fn settle_answer(
     let status = response.status().as_u16();
     exchange.answered(status);
     report(worker, entry, server, Outcome::answered(status));
-    if matches!(exchange.verdict, Some(Verdict::None(NoneWhy::Rejected))) {
-        exchange.verdict = Some(Verdict::None(NoneWhy::NotSticky));
-    }
 }
 
 fn settle_failure(worker: &Worker, exchange: &mut Exchange, entry: &PoolEntry, server: usize, outcome: Outcome) {

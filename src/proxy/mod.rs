@@ -1,6 +1,6 @@
 //! The life of an exchange, in eight steps: identify, route, admit, recall, (protect,) attempt, answer, settle.
 //!
-//! [`Worker::handle`] is the order; each step is a short function here or a module beside it. An exchange reads the
+//! `Worker::handle` is the order; each step is a short function here or a module beside it. An exchange reads the
 //! snapshot once. Whatever happens, it is settled exactly once: its record travels with the response's body and closes
 //! the books when that is dropped.
 
