@@ -8,6 +8,8 @@
 mod body;
 mod connect;
 mod conns;
+mod response;
+mod send;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -18,7 +20,9 @@ use std::time::Duration;
 
 pub use body::{BodyFault, OutBody, RequestBody};
 pub use connect::{ConnectError, Io, connect};
-pub use conns::{BodyError, Connection, Conns, FailureKind, Raw, SendFailure, UpstreamBody, Waiting};
+pub use conns::{Connection, Conns};
+pub use response::{BodyError, Raw, UpstreamBody};
+pub use send::{FailureKind, SendFailure, Waiting};
 pub use tunnel::{Tunnelled, tunnel};
 
 use parking_lot::RwLock;

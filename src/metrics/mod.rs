@@ -5,94 +5,22 @@
 //! the registry and the encoder; label values come from configuration and from closed vocabularies, never from a
 //! request.
 
+mod cells;
+mod family;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cells::BOUNDS;
+pub use cells::{Cell, DurationCells, PerWorker, WorkerId};
+use family::Family;
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, ServerCondition, Verdict};
-
-/// Which worker's buckets are written. The control thread has buckets of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerId(pub usize);
-
-/// A counter with a single writer.
-#[derive(Default)]
-pub struct Cell(AtomicU64);
-
-impl Cell {
-    /// Adds `n`. Only the owning worker may call this.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Takes `n` away, for gauges. Only the owning worker may call this.
-    pub fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
-    }
-
-    /// What the worker has counted so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Keeps one worker's buckets off the cache lines of another's.
-#[repr(align(128))]
-#[derive(Default)]
-struct Padded<T>(T);
-
-/// One set of buckets per worker, and one for the control thread.
-pub struct PerWorker<T>(Box<[Padded<T>]>);
-
-impl<T: Default> PerWorker<T> {
-    fn new(workers: usize) -> Self {
-        PerWorker((0..=workers).map(|_| Padded::default()).collect())
-    }
-
-    /// The buckets of one worker.
-    pub fn of(&self, worker: WorkerId) -> &T {
-        &self.0[worker.0].0
-    }
-
-    fn sum(&self, pick: impl Fn(&T) -> u64) -> u64 {
-        self.0.iter().fold(0, |sum, worker| sum.wrapping_add(pick(&worker.0)))
-    }
-}
-
-/// Upper bounds of duration buckets, in seconds.
-const BOUNDS: [f64; 16] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-const BOUND_NANOS: [u64; 16] = {
-    let mut nanos = [0; 16];
-    let mut at = 0;
-    while at < 16 {
-        nanos[at] = (BOUNDS[at] * 1e9) as u64;
-        at += 1;
-    }
-    nanos
-};
-
-/// A histogram of durations with one writer.
-#[derive(Default)]
-pub struct DurationCells {
-    buckets: [Cell; BOUNDS.len() + 1],
-    nanos: Cell,
-}
-
-impl DurationCells {
-    /// Counts one duration.
-    pub fn observe(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUND_NANOS.iter().position(|bound| nanos <= *bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].add(1);
-        self.nanos.add(nanos);
-    }
-}
 
 /// Exchanges by class of status, and how long they took.
 #[derive(Default)]
@@ -508,85 +436,6 @@ impl ServedSums {
             durations.histogram_value(&[("pool", pool), ("server", server)], &self.buckets, self.nanos);
         }
     }
-}
-
-/// One metric family being put together.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    metrics: Vec<Metric>,
-}
-
-impl Family {
-    fn new(name: &'static str, help: &'static str, kind: MetricType) -> Self {
-        Family { name, help, kind, metrics: Vec::new() }
-    }
-
-    fn counter(name: &'static str, help: &'static str) -> Self {
-        Self::new(name, help, MetricType::COUNTER)
-    }
-
-    fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self::new(name, help, MetricType::GAUGE)
-    }
-
-    fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self::new(name, help, MetricType::HISTOGRAM)
-    }
-
-    fn value(&mut self, labels: &[(&str, &str)], value: f64) {
-        let mut metric = Metric::from_label(label_pairs(labels));
-        if self.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        self.metrics.push(metric);
-    }
-
-    fn histogram_value(&mut self, labels: &[(&str, &str)], buckets: &[u64; BOUNDS.len() + 1], nanos: u64) {
-        let mut cumulative = 0;
-        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-        let filled = bounds.zip(buckets).map(|(bound, count)| {
-            cumulative += count;
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(cumulative);
-            bucket
-        });
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(filled.collect());
-        histogram.set_sample_count(cumulative);
-        histogram.set_sample_sum(nanos as f64 / 1e9);
-        let mut metric = Metric::from_label(label_pairs(labels));
-        metric.set_histogram(histogram);
-        self.metrics.push(metric);
-    }
-
-    /// The family, or nothing when it has no values: the text format has no empty families.
-    fn finish(self) -> Option<MetricFamily> {
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.into());
-        family.set_help(self.help.into());
-        family.set_field_type(self.kind);
-        family.set_metric(self.metrics);
-        (!family.get_metric().is_empty()).then_some(family)
-    }
-}
-
-fn label_pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).into());
-        pair.set_value((*value).into());
-        pair
-    });
-    pairs.collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,50 @@
+//! Cookie lines of requests: read as they are, byte by byte, and rewritten without ours.
+
+use http::header::{self, HeaderMap, HeaderValue};
+
+/// Joins split Cookie lines with `; `, as HTTP/1.1 wants them (RFC 9113, section 8.2.3), leaving out the cookies for
+/// which `ours` says yes. Returns nothing when there is nothing to change.
+pub fn rewritten_cookies(headers: &HeaderMap, ours: impl Fn(&[u8]) -> bool) -> Option<Option<HeaderValue>> {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let first = lines.next()?;
+    let several = lines.next().is_some();
+    let has_ours = cookies(headers).any(|(name, _)| ours(name));
+    if !several && !has_ours {
+        return None;
+    }
+    let mut joined = Vec::with_capacity(first.len());
+    for line in headers.get_all(header::COOKIE) {
+        for pair in line.as_bytes().split(|byte| *byte == b';') {
+            let pair = trim_blank(pair);
+            if pair.is_empty() || ours(split_cookie(pair).0) {
+                continue;
+            }
+            if !joined.is_empty() {
+                joined.extend_from_slice(b"; ");
+            }
+            joined.extend_from_slice(pair);
+        }
+    }
+    Some(if joined.is_empty() { None } else { HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).ok() })
+}
+
+/// Every cookie of a request, over all its Cookie lines: name and value, exact bytes.
+pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| split_cookie(trim_blank(pair)))
+}
+
+fn split_cookie(pair: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memchr(b'=', pair) {
+        Some(at) => (trim_blank(&pair[..at]), trim_blank(&pair[at + 1..])),
+        None => (&[], pair),
+    }
+}
+
+/// Only SP and HTAB are white space in a Cookie line.
+fn trim_blank(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}

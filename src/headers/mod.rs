@@ -1,0 +1,155 @@
+//! Header hygiene: what is taken away, checked and added between the two sides (RFC 9110, section 7.6).
+//!
+//! Removals that a client's `Connection` header asks for happen first, before anything of ours is added, so a client
+//! cannot name our headers away. What a client says about itself (`X-Forwarded-*`, `Forwarded`, `X-Request-Id`) is
+//! believed only from a trusted peer. This module decides on values that it is given; it knows no connection.
+
+mod cookies;
+mod forwarded;
+
+pub use cookies::{cookies, rewritten_cookies};
+pub use forwarded::{
+    ForwardedBy, Origin, Told, client_address, forwarded_host, forwarded_scheme_is_https, is_request_id,
+    tell_client_certificate, tell_server,
+};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::names::words;
+
+/// `X-Forwarded-For` and its kin.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+pub const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+/// CGI programs read it as a setting of their own ("httpoxy").
+pub const PROXY: HeaderName = HeaderName::from_static("proxy");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+words! {
+    /// What happens to legal header names with bytes outside `A-Z a-z 0-9 -`: some servers read `_` and `.` as `-`,
+    /// and would take `X_Forwarded_For` for ours.
+    UnsafeNames {
+        Strip = "strip",
+        Reject = "reject",
+        Pass = "pass",
+    }
+}
+
+/// Removes what belongs to one connection only: the fixed list, and what `Connection` names. A length beside a transfer
+/// coding goes too: it is the coding that counts (RFC 9112, section 6.3).
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if headers.contains_key(header::CONNECTION) {
+        for name in connection_options(headers) {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+        headers.remove(name);
+    }
+}
+
+/// The header names that `Connection` lists. `close` and `keep-alive` are options, not headers, and do no harm here;
+/// names that end-to-end framing depends on stay, whatever the client says.
+fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::COOKIE).collect()
+}
+
+/// The protocol that a request wants to switch to, if `Connection` names `upgrade` too (RFC 9110, section 7.8).
+/// `h2c` is not passed on: a server that accepted it would speak past us.
+pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    let asked = connection_options(headers).contains(&header::UPGRADE);
+    let h2c = upgrade.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+    (asked && !h2c).then(|| upgrade.clone())
+}
+
+/// Whether the client takes trailers: the one value of `TE` that may be passed on, and gRPC needs it.
+pub fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter();
+    let mut codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether a request's `Transfer-Encoding` is none or exactly `chunked`. Anything else is decoded differently by
+/// different servers, which is how requests are smuggled.
+pub fn transfer_coding_is_plain(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => true,
+        (Some(value), None) => value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
+}
+
+/// Names with bytes that servers alias to others; empty for nearly every request, without an allocation.
+pub fn unsafe_names(headers: &HeaderMap) -> Vec<HeaderName> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    headers.keys().filter(|name| !name.as_str().bytes().all(plain)).cloned().collect()
+}
+
+/// Removes from a request's trailers what servers that merge them into the headers would believe: whatever routes,
+/// frames or authenticates (RFC 9110, section 6.5.1), and what only the proxy may say.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    let ours =
+        [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, FORWARDED, X_REAL_IP, X_REQUEST_ID];
+    let standard = [
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+        header::HOST,
+        header::COOKIE,
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::VIA,
+    ];
+    for name in ours.into_iter().chain(standard) {
+        trailers.remove(name);
+    }
+}
+
+/// How a response may be stored by caches that many users share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedCaching {
+    /// No Cache-Control at all.
+    Unsaid,
+    /// Shared caches may keep it (`public`, `s-maxage`, or `max-age` without `private` or `no-store`).
+    Allowed,
+    Forbidden,
+}
+
+/// Reads `Cache-Control` for the one question that a cookie of ours asks (RFC 9111, section 5.2.2).
+pub fn shared_caching(headers: &HeaderMap) -> SharedCaching {
+    let mut said = false;
+    let mut allowed = false;
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    for directive in lines.flat_map(|line| line.split(',')) {
+        said = true;
+        let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match name.as_str() {
+            "private" | "no-store" => return SharedCaching::Forbidden,
+            "public" | "s-maxage" | "max-age" => allowed = true,
+            _ => {}
+        }
+    }
+    match (said, allowed) {
+        (false, _) => SharedCaching::Unsaid,
+        (true, true) => SharedCaching::Allowed,
+        (true, false) => SharedCaching::Forbidden,
+    }
+}
+
+#[cfg(test)]
+mod tests;
