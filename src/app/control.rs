@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, LocalSet};
 
 use super::worker::{Command, Handle};
-use super::{AppError, bind_one, listen, set_ready};
+use super::{AppError, bind_all, listen, set_ready};
 use crate::admin;
 use crate::clock::Clock;
 use crate::metrics::WorkerId;
@@ -97,6 +97,8 @@ impl Control {
                 reloading = Some(self.start_reload());
             }
         }
+        // What a reload that comes too late has bound is nobody's.
+        drop(reloading);
         tokio::select! {
             () = self.shut_down() => Ok(()),
             _ = terminate.recv() => Err(AppError::Cut),
@@ -192,12 +194,7 @@ fn bind_new(before: &Snapshot, after: &Snapshot) -> Result<HashMap<Box<str>, sup
         before.endpoints.iter().any(|old| same(&old))
     };
     let new = after.endpoints.iter().filter(|endpoint| !known(endpoint));
-    let bound = new.map(|endpoint| {
-        let sockets = bind_one(endpoint, after.process.workers);
-        let sockets = sockets.map_err(|error| format!("cannot listen on {}: {error}", endpoint.settings.address))?;
-        Ok((endpoint.settings.name.clone(), sockets))
-    });
-    bound.collect()
+    bind_all(new, after.process.workers).map_err(|error| error.to_string())
 }
 
 async fn keep_time() {

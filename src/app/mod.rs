@@ -62,7 +62,7 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     let runtime = Runtime::new(path, loaded, &mut random)?;
     let snapshot = runtime.snapshot();
     raise_descriptor_limit(&snapshot);
-    let sockets = bind_all(&snapshot)?;
+    let sockets = bind_all(snapshot.endpoints.iter(), snapshot.process.workers)?;
     let admin = admin::bind(&snapshot.admin.address)
         .map_err(|error| AppError::Bind(format!("{} ([admin] address)", snapshot.admin.address), error))?;
     let scrape = snapshot
@@ -100,25 +100,38 @@ fn raise_descriptor_limit(snapshot: &Snapshot) {
     }
 }
 
-/// Binds every listener, one socket per worker.
-fn bind_all(snapshot: &Snapshot) -> Result<HashMap<Box<str>, Sockets>, AppError> {
-    let bound = snapshot.endpoints.iter().map(|endpoint| {
-        let sockets = bind_one(endpoint, snapshot.process.workers);
-        let sockets = sockets.map_err(|error| AppError::Bind(endpoint.settings.address.to_string(), error))?;
+/// Binds these listeners, one socket per worker. None listens before all are bound: a socket that is closed again
+/// takes nobody's connection with it.
+fn bind_all<'e>(
+    endpoints: impl Iterator<Item = &'e Arc<Endpoint>>,
+    workers: usize,
+) -> Result<HashMap<Box<str>, Sockets>, AppError> {
+    let at = |endpoint: &Endpoint| {
+        let address = endpoint.settings.address.to_string();
+        move |error: io::Error| AppError::Bind(address, error)
+    };
+    let bound = endpoints.map(|endpoint| Ok((endpoint, bind_one(endpoint, workers).map_err(at(endpoint))?)));
+    let bound: Vec<(&Arc<Endpoint>, Vec<listener::Bound>)> = bound.collect::<Result<_, AppError>>()?;
+    let listening = bound.into_iter().map(|(endpoint, sockets)| {
+        let address = sockets.first().map(listener::Bound::address).transpose().map_err(at(endpoint))?;
+        let sockets: io::Result<Sockets> = sockets.into_iter().map(listener::Bound::listen).collect();
+        let sockets = sockets.map_err(at(endpoint))?;
+        if let Some(address) = address {
+            tracing::info!(listener = %endpoint.settings.name, %address, tls = endpoint.tls.is_some(), "listening");
+        }
         Ok((endpoint.settings.name.clone(), sockets))
     });
-    bound.collect()
+    listening.collect()
 }
 
 /// With port 0 the system chooses one at the first socket, and the others share it.
-fn bind_one(endpoint: &Endpoint, workers: usize) -> io::Result<Sockets> {
+fn bind_one(endpoint: &Endpoint, workers: usize) -> io::Result<Vec<listener::Bound>> {
     let first = listener::bind(endpoint.settings.address)?;
-    let address: SocketAddr = first.local_addr()?;
+    let address: SocketAddr = first.address()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
         sockets.push(listener::bind(address)?);
     }
-    tracing::info!(listener = %endpoint.settings.name, %address, tls = endpoint.tls.is_some(), "listening");
     Ok(sockets)
 }
 

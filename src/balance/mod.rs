@@ -88,8 +88,14 @@ impl Policy {
         rendezvous(key, eligible.map(|at| (at, servers.identity(at), self.weights[at])))
     }
 
+    /// The least load per unit of weight among eligible servers: of all in a small pool, of some in a large one.
+    pub fn least_load(&self, servers: &impl Candidates, random: &mut fastrand::Rng) -> Option<f64> {
+        let eligible = |at: &usize| self.weights[*at] > 0 && servers.eligible(*at);
+        self.least_requests(servers, random, &eligible).map(|at| self.load(servers, at))
+    }
+
     /// Exchanges in flight per unit of weight.
-    fn load(&self, servers: &impl Candidates, at: usize) -> f64 {
+    pub fn load(&self, servers: &impl Candidates, at: usize) -> f64 {
         f64::from(servers.in_flight(at)) / f64::from(self.weights[at])
     }
 

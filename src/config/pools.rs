@@ -4,16 +4,16 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::document::{Located, Section};
 use super::listeners::authorities;
 use super::resolve::{Context, names_of};
 use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
-use crate::affinity::{SameSite, StickySettings};
+use crate::affinity::{SameSite, Source, StickySettings};
 use crate::balance::Balance;
 use crate::health::{OutlierSettings, RiseFall};
-use crate::pool::{RetryBudget, ServerSettings};
+use crate::pool::{PinKind, PinRules, Queue, RetryBudget, ServerSettings, WhenUnavailable};
 use crate::probe;
 use crate::routing::Authority;
 use crate::tls::{ClientSettings, ServerName};
@@ -27,7 +27,8 @@ pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<Po
     let mut pools: Vec<PoolSettings> = Vec::new();
     for section in sections {
         let Some(pool) = pool(context, section) else { continue };
-        let cookie = |pool: &PoolSettings| pool.sticky.as_ref().map(|sticky| sticky.cookie.clone());
+        let own = |sticky: &&StickySettings| sticky.source == Source::Cookie;
+        let cookie = |pool: &PoolSettings| pool.sticky.as_ref().filter(own).map(|sticky| sticky.cookie.clone());
         let taken = pools.iter().find(|other| cookie(other).is_some() && cookie(other) == cookie(&pool));
         if let Some(other) = taken.filter(|other| other.name != pool.name) {
             let message = format!("pools `{}` and `{}` would use one cookie name", other.name, pool.name);
@@ -55,7 +56,8 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
     let servers = servers.iter().filter_map(|server| server_entry(context, server, section, &base)).collect();
     let health = section.section("health");
     let pool = PoolSettings {
-        sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), &name.value)),
+        sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), section, &name.value)),
+        pins: pin_rules(context, &section.section("sticky")),
         balance: section.word("balance", Balance::from_word).unwrap_or(Balance::P2c),
         health: probe_settings(context, &health, host.clone()),
         host,
@@ -77,18 +79,35 @@ fn host_value(context: &Context<'_>, host: &Located<String>) -> Option<HeaderVal
     value
 }
 
-fn sticky_settings(context: &Context<'_>, section: &Section<'_>, pool: &str) -> StickySettings {
+fn sticky_settings(context: &Context<'_>, section: &Section<'_>, pool: &Section<'_>, name: &str) -> StickySettings {
     let cookie = section.text("cookie");
-    if let Some(cookie) = &cookie {
-        check_cookie_name(context, cookie);
+    let source = source(context, section, pool);
+    let own = source == Source::Cookie;
+    match &cookie {
+        Some(cookie) => check_cookie_name(context, cookie, own),
+        None if matches!(source, Source::Learned { .. } | Source::Suffix { .. }) => {
+            let help = "name the application's session cookie: cookie = \"JSESSIONID\"".to_owned();
+            context.error(section.place("source"), "this source needs `cookie`", help);
+        }
+        None => {}
     }
     let same_site = section.word("same_site", SameSite::from_word).unwrap_or(SameSite::Lax);
     let partitioned = section.flag("partitioned");
     if partitioned && same_site != SameSite::None {
         context.error(section.place("partitioned"), "`partitioned` needs `same_site = \"None\"`", None);
     }
+    if !own {
+        for key in ["absolute", "same_site", "partitioned", "persistent"].into_iter().filter(|key| section.has(key)) {
+            context.error(
+                section.place(key),
+                format!("`{key}` is for `source = \"cookie\"`: no other is ours to write"),
+                None,
+            );
+        }
+    }
     StickySettings {
-        cookie: cookie.map_or_else(|| StickySettings::default_cookie(pool), |cookie| cookie.value).into(),
+        source,
+        cookie: cookie.map_or_else(|| StickySettings::default_cookie(name), |cookie| cookie.value).into(),
         idle: section.duration("idle"),
         absolute: section.duration("absolute"),
         same_site,
@@ -97,12 +116,71 @@ fn sticky_settings(context: &Context<'_>, section: &Section<'_>, pool: &str) -> 
     }
 }
 
+fn source(context: &Context<'_>, section: &Section<'_>, pool: &Section<'_>) -> Source {
+    let word = section.word("source", |word| Some(word.to_owned())).unwrap_or_default();
+    for (key, owner) in [("header", "header"), ("table", "learned")] {
+        if section.has(key) && word != owner {
+            let message = format!("`{key}` is for `source = \"{owner}\"`, and the source here is \"{word}\"");
+            context.error(section.place(key), message, None);
+        }
+    }
+    if section.has("cookie") && matches!(word.as_str(), "header" | "address") {
+        context.error(section.place("cookie"), format!("`cookie` means nothing with `source = \"{word}\"`"), None);
+    }
+    match word.as_str() {
+        "learned" => Source::Learned { most: section.number("table") },
+        "suffix" => Source::Suffix { suffixes: suffixes(context, pool) },
+        "header" => Source::Header(affinity_header(context, section)),
+        "address" => Source::Address,
+        _ => Source::Cookie,
+    }
+}
+
+fn affinity_header(context: &Context<'_>, section: &Section<'_>) -> HeaderName {
+    let written = section.text("header");
+    let parsed = written.as_ref().and_then(|header| HeaderName::try_from(&header.value).ok());
+    if parsed.is_none() {
+        let message = if written.is_some() { "this is no header name" } else { "`source = \"header\"` needs `header`" };
+        context.error(section.place("header"), message, "for example `header = \"X-User\"`".to_owned());
+    }
+    parsed.unwrap_or(http::header::FROM)
+}
+
+/// One suffix per server: its own, or its name.
+fn suffixes(context: &Context<'_>, pool: &Section<'_>) -> Vec<Box<str>> {
+    let of_server = |server: &Section<'_>| server.text("suffix").or_else(|| server.text("name"));
+    let found: Vec<Located<String>> = pool.sections("server").iter().filter_map(of_server).collect();
+    for (at, suffix) in found.iter().enumerate() {
+        if found[..at].iter().any(|other| other.value == suffix.value) || suffix.value.contains('.') {
+            let message = format!("\"{}\" cannot tell this server from the others", suffix.value);
+            context.error(suffix.span.clone(), message, "a suffix of its own, without a dot".to_owned());
+        }
+    }
+    found.into_iter().map(|suffix| suffix.value.into()).collect()
+}
+
+fn pin_rules(context: &Context<'_>, section: &Section<'_>) -> PinRules {
+    let soft = section.word("pin", |word| Some(word == "soft")).unwrap_or(false);
+    if section.has("margin") && !soft {
+        context.error(section.place("margin"), "`margin` is for `pin = \"soft\"`", None);
+    }
+    if section.has("queue") && soft {
+        context.error(section.place("queue"), "`queue` is for `pin = \"hard\"`: a soft pin does not wait", None);
+    }
+    let queue = section.section("queue");
+    PinRules {
+        kind: if soft { PinKind::Soft { margin: section.number("margin") } } else { PinKind::Hard },
+        when_unavailable: section.word("when_unavailable", WhenUnavailable::from_word).unwrap_or_default(),
+        queue: Queue { length: queue.number("length"), timeout: queue.duration("timeout") },
+    }
+}
+
 /// A token (RFC 6265, section 4.1.1); and the prefix is spelt right or not meant.
-fn check_cookie_name(context: &Context<'_>, cookie: &Located<String>) {
+fn check_cookie_name(context: &Context<'_>, cookie: &Located<String>, own: bool) {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if cookie.value.is_empty() || cookie.value == "__Host-" || !cookie.value.bytes().all(legal) {
         context.error(cookie.span.clone(), format!("\"{}\" is no cookie name", cookie.value), None);
-    } else if !cookie.value.starts_with("__Host-") {
+    } else if own && !cookie.value.starts_with("__Host-") {
         let help = format!("over TLS only a prefixed name is safe from being planted: \"__Host-{}\"", cookie.value);
         context.error(cookie.span.clone(), "the pin cookie's name must begin with `__Host-`", help);
     }

@@ -15,7 +15,7 @@ use crate::balance::Balance;
 use crate::headers::ForwardedBy;
 use crate::health::OutlierSettings;
 use crate::keys::KeyRing;
-use crate::pool::{RetryBudget, ServerSettings};
+use crate::pool::{PinRules, RetryBudget, ServerSettings};
 use crate::routing::RouteMatch;
 use crate::upstream::TargetSettings;
 use crate::{listener, probe, tls};
@@ -133,6 +133,7 @@ pub struct PoolSettings {
     pub balance: Balance,
     /// With `mode = "sticky"`.
     pub sticky: Option<StickySettings>,
+    pub pins: PinRules,
     /// The Host that servers see; none: as the client sent it.
     pub host: Option<HeaderValue>,
     pub debug_headers: bool,

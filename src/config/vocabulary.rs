@@ -7,6 +7,7 @@ use crate::affinity::SameSite;
 use crate::balance::Balance;
 use crate::headers::{ForwardedBy, UnsafeNames};
 use crate::listener::ProxyProtocol;
+use crate::pool::WhenUnavailable;
 use crate::tls::{ClientAuth, MinVersion};
 
 /// What a value has to be.
@@ -361,6 +362,12 @@ static SERVER: Table = Table {
         key("weight", Kind::Integer { min: 0, max: 1_000 }, Is("1"), "Share of newcomers; 0: none."),
         key("max_requests", ANY_COUNT, Is("0"), "In flight at once; 0: no cap."),
         key("backup", Kind::Bool, Is("false"), "Used when no other is eligible."),
+        key(
+            "suffix",
+            Kind::Text,
+            Computed("the name"),
+            "For source = \"suffix\": what the session cookie ends with after a dot.",
+        ),
     ],
 };
 
@@ -368,13 +375,43 @@ static STICKY: Table = Table {
     path: "pool.sticky",
     doc: "The pin cookie of a sticky pool.",
     keys: &[
-        key("source", Kind::Word(|| vec!["cookie"]), Is("\"cookie\""), "How a session is known: our sealed cookie."),
+        key(
+            "source",
+            Kind::Word(|| vec!["cookie", "learned", "suffix", "header", "address"]),
+            Is("\"cookie\""),
+            "How a session is known: our sealed cookie, the application's own (learned, or by its suffix), a header, the client's address.",
+        ),
         key("cookie", Kind::Text, Computed("\"__Host-sf-5d41402a\", opaque, one per pool"), "Name of the cookie."),
+        key("header", Kind::Text, Nothing("\"X-User\""), "For source = \"header\": hashed, rendezvous."),
+        key(
+            "table",
+            Kind::Integer { min: 1_000, max: 1_000_000_000 },
+            Is("1_000_000"),
+            "For source = \"learned\": sessions remembered, about 40 bytes each.",
+        ),
         key(
             "pin",
-            Kind::Word(|| vec!["hard"]),
+            Kind::Word(|| vec!["hard", "soft"]),
             Is("\"hard\""),
-            "State lives on the server: move only when it cannot serve.",
+            "hard: state lives on the server, move only when it cannot serve. soft: affinity is for warmth.",
+        ),
+        key(
+            "margin",
+            Kind::Integer { min: 0, max: 1_000_000 },
+            Is("4"),
+            "soft: requests in flight above the best server that a pin may cost, per unit of weight.",
+        ),
+        key(
+            "when_unavailable",
+            Kind::Word(|| words(WhenUnavailable::ALL, WhenUnavailable::as_str)),
+            Is("\"move\""),
+            "\"fail\": 503, the cookie kept.",
+        ),
+        key(
+            "queue",
+            Kind::Table(&QUEUE),
+            Nothing("{ length = 128, timeout = \"2s\" }"),
+            "A pinned request waits for its own full server this long.",
         ),
         key("idle", Kind::LongerThanZero, Is("\"24h\""), "A pin not seen for so long is over."),
         key("absolute", Kind::Duration, Is("\"0s\""), "A pin this old is over; 0: never."),
@@ -386,6 +423,15 @@ static STICKY: Table = Table {
         ),
         key("partitioned", Kind::Bool, Is("false"), "With same_site = \"None\", for frames."),
         key("persistent", Kind::Bool, Is("false"), "With a Max-Age of idle."),
+    ],
+};
+
+static QUEUE: Table = Table {
+    path: "pool.sticky.queue",
+    doc: "The waiting line of a pinned session's server.",
+    keys: &[
+        key("length", ANY_COUNT, Is("128"), "How many may wait; 0: nobody."),
+        key("timeout", Kind::LongerThanZero, Is("\"2s\""), "How long."),
     ],
 };
 

@@ -16,7 +16,7 @@ pub fn rewritten_cookies(headers: &HeaderMap, ours: impl Fn(&[u8]) -> bool) -> O
     for line in headers.get_all(header::COOKIE) {
         for pair in line.as_bytes().split(|byte| *byte == b';') {
             let pair = trim_blank(pair);
-            if pair.is_empty() || ours(split_cookie(pair).0) {
+            if pair.is_empty() || ours(name_and_value(pair).0) {
                 continue;
             }
             if !joined.is_empty() {
@@ -31,14 +31,18 @@ pub fn rewritten_cookies(headers: &HeaderMap, ours: impl Fn(&[u8]) -> bool) -> O
 /// Every cookie of a request, over all its Cookie lines: name and value, exact bytes.
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let lines = headers.get_all(header::COOKIE).iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| split_cookie(trim_blank(pair)))
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| name_and_value(trim_blank(pair)))
 }
 
-fn split_cookie(pair: &[u8]) -> (&[u8], &[u8]) {
-    match memchr::memchr(b'=', pair) {
-        Some(at) => (trim_blank(&pair[..at]), trim_blank(&pair[at + 1..])),
-        None => (&[], pair),
-    }
+/// Name and value of `name=value`.
+pub fn split_cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = memchr::memchr(b'=', pair)?;
+    Some((trim_blank(&pair[..at]), trim_blank(&pair[at + 1..])))
+}
+
+fn name_and_value(pair: &[u8]) -> (&[u8], &[u8]) {
+    // A lone word is a value without a name.
+    split_cookie(pair).unwrap_or((&[], pair))
 }
 
 /// Only SP and HTAB are white space in a Cookie line.

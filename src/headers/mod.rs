@@ -7,7 +7,7 @@
 mod cookies;
 mod forwarded;
 
-pub use cookies::{cookies, rewritten_cookies};
+pub use cookies::{cookies, rewritten_cookies, split_cookie};
 pub use forwarded::{
     ForwardedBy, Origin, Told, client_address, forwarded_host, forwarded_scheme_is_https, is_request_id,
     tell_client_certificate, tell_server,

@@ -105,15 +105,20 @@ impl Activity {
         if blocked != 0 {
             return Some(Moment::from_nanos(blocked));
         }
-        let held = self.held.load(Ordering::Relaxed) > 0;
-        held.then(|| Moment::from_nanos(self.moved.load(Ordering::Relaxed)))
+        // One stream that its reader has paused is no harm while others move.
+        let held = self.held.load(Ordering::Relaxed);
+        let all_held = held > 0 && held == self.exchanges.load(Ordering::Relaxed);
+        all_held.then(|| Moment::from_nanos(self.moved.load(Ordering::Relaxed)))
     }
 
     /// Bytes came in: where none were expected, they begin a request. On HTTP/2 they may be anything (pings, window
     /// updates), and a connection without exchanges is idle whatever it says.
     pub(super) fn received(&self) {
-        if self.phase() == Phase::Idle && !self.is_http2() {
-            self.enter(Phase::Head);
+        match self.phase() {
+            Phase::Idle if !self.is_http2() => self.enter(Phase::Head),
+            // It does speak HTTP/2.
+            Phase::Opening => self.enter(Phase::Idle),
+            _ => {}
         }
     }
 
@@ -259,7 +264,9 @@ impl Connections {
             self.forget_closed();
             if self.list.borrow().len() >= self.most.get() {
                 self.metrics.limit_reached(self.worker, Limit::MaxConnections);
-                if !self.close_oldest_idle() {
+                self.abort_lingering();
+                let over = self.list.borrow().len() - self.most.get();
+                if over > self.most.get() / 100 || !self.close_oldest_idle() {
                     return None;
                 }
             }
@@ -278,10 +285,22 @@ impl Connections {
         self.list.borrow_mut().retain(|entry| !entry.activity.is_closed());
     }
 
+    /// Who was asked to go and has not gone is not waited for where there is no place left.
+    fn abort_lingering(&self) {
+        let list = self.list.borrow();
+        let lingers =
+            |entry: &&Entry| entry.activity.phase() == Phase::Idle && entry.control.want.get() == Want::Finish;
+        list.iter().filter(lingers).for_each(|entry| entry.control.set(Want::Abort));
+    }
+
     /// Closes the oldest idle hundredth, so that a flood does not pay for a search per connection. One that still has
     /// something to write is not idle.
     fn close_oldest_idle(&self) -> bool {
         let list = self.list.borrow();
+        // Who was asked to go and has not gone is not waited for.
+        let lingers =
+            |entry: &&Entry| entry.activity.phase() == Phase::Idle && entry.control.want.get() == Want::Finish;
+        list.iter().filter(lingers).for_each(|entry| entry.control.set(Want::Abort));
         let can_go = |entry: &Entry| {
             let idle = entry.activity.phase() == Phase::Idle && entry.activity.stuck_since().is_none();
             idle && entry.control.want.get() == Want::Nothing
@@ -326,14 +345,17 @@ impl Connections {
             Phase::Opening if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
             Phase::Head if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
             // Who was told to finish and does not has had its time.
-            Phase::Idle if spent > entry.times.idle * 2 => Some((Want::Abort, None)),
+            Phase::Idle if spent > entry.times.idle * 2 && activity.stuck_since().is_none() => {
+                Some((Want::Abort, None))
+            }
             Phase::Idle | Phase::Head if spent > entry.times.idle => {
                 // Finishing an idle connection closes it; on HTTP/2 the client is told first.
                 let first = entry.control.want.get() == Want::Nothing;
                 Some((Want::Finish, first.then_some(Limit::IdleTimeout)))
             }
             _ if !self.draining.get() => None,
-            Phase::Busy => Some((Want::Finish, None)),
+            // Over HTTP/1.1 the next response says that it is the last; one whose head has gone already is left to end.
+            Phase::Busy if activity.is_http2() => Some((Want::Finish, None)),
             Phase::Idle if activity.is_http2() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
             _ => None,
         }
@@ -426,7 +448,10 @@ mod tests {
         connections.sweep(second(101));
         assert_eq!(fresh.control.want.get(), Want::Nothing);
         fresh.activity.begin_exchange();
-        connections.sweep(second(101));
+        connections.sweep(second(103));
+        assert_eq!(fresh.control.want.get(), Want::Nothing, "its response says that it is the last");
+        fresh.activity.end_exchange();
+        connections.sweep(second(105));
         assert_eq!(fresh.control.want.get(), Want::Finish);
     }
 }

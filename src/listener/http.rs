@@ -1,6 +1,5 @@
 //! HTTP on an accepted connection: hyper's own connection types straight after ALPN, driven by one task.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -10,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -138,20 +137,22 @@ pub(super) async fn serve<H: Handler>(
     let http2 = downstream.http2;
     let Registration { activity, control, .. } = registration;
     if http2 {
+        // It stays `Opening` until the client says something.
         activity.speaks_http2();
+    } else {
+        activity.enter(Phase::Idle);
     }
-    activity.enter(Phase::Idle);
-    let finish = Rc::new(Cell::new(false));
-    let last = Rc::clone(&finish);
     let service = service_fn(move |request| {
         activity.begin_exchange();
-        if draining() {
-            last.set(true);
-        }
         let under_way = UnderWay { activity: Arc::clone(&activity), held: false };
         let answering = handler.handle(request, Rc::clone(&downstream));
+        let draining = Rc::clone(&draining);
         async move {
-            let response = answering.await;
+            let mut response = answering.await;
+            if !http2 && draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // The client learns in time that its next request needs another connection.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| Tracked { body, under_way }))
         }
     });
@@ -164,14 +165,14 @@ pub(super) async fn serve<H: Handler>(
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024);
-        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), &control, &finish).await
+        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), &control).await
     } else {
         let mut builder = http1::Builder::new();
         builder
             .max_headers(limits.header_count)
             .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
             .header_read_timeout(None);
-        drive(pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades()), &control, &finish).await
+        drive(pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades()), &control).await
     }
 }
 
@@ -202,24 +203,18 @@ where
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control, finish: &Cell<bool>) -> Ended {
+async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control) -> Ended {
     let mut finishing = false;
     poll_fn(|cx| {
-        let want = control.want(cx);
-        if want == Want::Abort {
-            return Poll::Ready(Ended::Aborted);
+        match control.want(cx) {
+            Want::Abort => return Poll::Ready(Ended::Aborted),
+            Want::Finish if !finishing => {
+                finishing = true;
+                connection.as_mut().finish();
+            }
+            Want::Finish | Want::Nothing => {}
         }
-        if (want == Want::Finish || finish.get()) && !finishing {
-            finishing = true;
-            connection.as_mut().finish();
-        }
-        let polled = connection.as_mut().poll(cx);
-        // An exchange that began during a drain, in this very poll, wants its answer to say that it is the last.
-        if finish.get() && !finishing && polled.is_pending() {
-            finishing = true;
-            connection.as_mut().finish();
-        }
-        polled.map(|result| match result {
+        connection.as_mut().poll(cx).map(|result| match result {
             Ok(()) => Ended::Fine,
             Err(error) => Ended::Failed(error),
         })

@@ -15,7 +15,7 @@ mod socket;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use ::http::{Request, Response};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -114,8 +114,29 @@ pub trait Handler: Clone + 'static {
     ) -> impl Future<Output = Response<Self::Body>> + use<Self> + 'static;
 }
 
-/// Binds one worker's socket; several may share the address.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// One worker's socket: bound, so that nobody else gets the address, and not yet listening.
+pub struct Bound(Socket);
+
+impl Bound {
+    /// The address; the system's choice where port 0 was asked for.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))
+    }
+
+    /// Lets clients in.
+    pub fn listen(self) -> io::Result<std::net::TcpListener> {
+        self.0.listen(4_096)?;
+        Ok(self.0.into())
+    }
+}
+
+/// When a peer that no longer answers is given up: probes after a minute of silence, and a minute for what was sent.
+const KEEP_ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
+/// Binds one worker's socket; several may share the address. Accepted sockets inherit its options.
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -124,9 +145,12 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Without it, TLS handshakes and small responses wait 40 ms for an acknowledgement.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEP_ALIVE)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.bind(&address.into())?;
-    socket.listen(4_096)?;
-    Ok(socket.into())
+    Ok(Bound(socket))
 }
 
 /// Open connections by client address, over all workers; empty while there is no limit.
@@ -218,13 +242,23 @@ impl<H: Handler> Acceptor<H> {
                 }
             }
         }
-        self.accept_queued(&socket, &endpoint);
+        self.accept_queued(socket, &endpoint);
     }
 
-    fn accept_queued(self: &Rc<Self>, socket: &TcpListener, endpoint: &RefCell<Arc<Endpoint>>) {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        while let std::task::Poll::Ready(Ok((tcp, peer))) = socket.poll_accept(&mut cx) {
-            self.open(tcp, peer, endpoint);
+    /// Asks the kernel itself: the runtime would say "nothing there" from what it last heard, or for want of budget.
+    fn accept_queued(self: &Rc<Self>, socket: TcpListener, endpoint: &RefCell<Arc<Endpoint>>) {
+        let Ok(socket) = socket.into_std() else { return };
+        loop {
+            match socket.accept() {
+                Ok((tcp, peer)) => {
+                    if let Ok(tcp) = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+                        self.open(tcp, peer, endpoint);
+                    }
+                }
+                // One that has gone in the meantime leaves the others in the queue.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -247,7 +281,6 @@ impl<H: Handler> Acceptor<H> {
     ) {
         let activity = Arc::clone(&registration.activity);
         let mut open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
-        let _ = tcp.set_nodelay(true);
         let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
             let opening = Box::pin(self.open_stream(tcp, peer, &endpoint, &mut open));

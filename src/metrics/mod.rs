@@ -34,6 +34,8 @@ pub struct ServedCells {
 pub struct ServerCells {
     pub served: ServedCells,
     pub attempts: [Cell; Outcome::ALL.len()],
+    /// Time that exchanges spent in the server's waiting line.
+    pub queue_wait: DurationCells,
     pub connections_active: Cell,
     pub connections_idle: Cell,
 }
@@ -129,6 +131,7 @@ pub trait LiveState: Send + Sync {
 /// Where [`LiveState`] puts its values.
 pub struct LiveGauges {
     in_flight: Family,
+    queue_length: Family,
     connections: Family,
     server_state: Family,
     certificate_expiry: Family,
@@ -138,6 +141,7 @@ impl LiveGauges {
     fn new() -> Self {
         LiveGauges {
             in_flight: Family::gauge("steadfast_in_flight", "Exchanges a server is working on now."),
+            queue_length: Family::gauge("steadfast_queue_length", "Exchanges in the waiting line of a server."),
             connections: Family::gauge("steadfast_upstream_connections", "Connections to servers."),
             server_state: Family::gauge("steadfast_server_state", "1 for the state that a server is in."),
             certificate_expiry: Family::gauge(
@@ -150,6 +154,11 @@ impl LiveGauges {
     /// Exchanges in flight on a server.
     pub fn in_flight(&mut self, pool: &str, server: &str, count: u32) {
         self.in_flight.value(&[("pool", pool), ("server", server)], f64::from(count));
+    }
+
+    /// Exchanges that wait for a place on a server.
+    pub fn queue_length(&mut self, pool: &str, server: &str, count: u32) {
+        self.queue_length.value(&[("pool", pool), ("server", server)], f64::from(count));
     }
 
     /// Connections to a server.
@@ -285,7 +294,13 @@ impl Metrics {
         if let Some(live) = &*self.live.read() {
             live.describe(&mut gauges);
         }
-        families.extend([gauges.in_flight, gauges.connections, gauges.server_state, gauges.certificate_expiry]);
+        families.extend([
+            gauges.in_flight,
+            gauges.queue_length,
+            gauges.connections,
+            gauges.server_state,
+            gauges.certificate_expiry,
+        ]);
         families.into_iter().filter_map(Family::finish).collect()
     }
 
@@ -297,6 +312,8 @@ impl Metrics {
             "Time from the request's head to the end of the response.",
         );
         let mut affinity = Family::counter("steadfast_affinity_total", "Exchanges, by what became of their affinity.");
+        let mut waits =
+            Family::histogram("steadfast_queue_wait_seconds", "Time spent in the waiting line of a server.");
         let mut attempts = Family::counter("steadfast_attempts_total", "Tries of exchanges on servers, by outcome.");
         for pool in self.pools.read().iter() {
             let unserved = ServedSums::of(&pool.cells, |cells| &cells.unserved);
@@ -315,6 +332,12 @@ impl Metrics {
                     &pool.name,
                     &server.name,
                 );
+                let waited: [u64; BOUNDS.len() + 1] =
+                    std::array::from_fn(|at| server.cells.sum(|cells| cells.queue_wait.buckets[at].get()));
+                if waited.iter().any(|count| *count > 0) {
+                    let nanos = server.cells.sum(|cells| cells.queue_wait.nanos.get());
+                    waits.histogram_value(&[("pool", &pool.name), ("server", &server.name)], &waited, nanos);
+                }
                 for outcome in Outcome::ALL {
                     let count = server.cells.sum(|cells| cells.attempts[outcome.index()].get());
                     if count > 0 {
@@ -324,7 +347,7 @@ impl Metrics {
                 }
             }
         }
-        vec![requests, durations, affinity, attempts]
+        vec![requests, durations, affinity, attempts, waits]
     }
 
     fn listener_families(&self) -> Vec<Family> {

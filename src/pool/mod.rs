@@ -4,11 +4,14 @@
 //! (pool, server name) and outlives reloads, so reordering, re-weighting or re-addressing servers keeps every pin,
 //! every count and every ejection.
 
+mod line;
 mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+pub use line::Waiting;
 pub use server::{InFlight, Server, ServerSettings, ServerState};
 
 use crate::affinity::{Affinity, Preference};
@@ -16,7 +19,7 @@ use crate::balance::{Balance, Candidates, Chance, Policy, mix, rendezvous};
 use crate::clock::Moment;
 use crate::health::OutlierSettings;
 use crate::metrics::{PoolMetrics, WorkerId};
-use crate::names::{Ineligible, MovedWhy, NoneWhy, Verdict};
+use crate::names::{Ineligible, MovedWhy, NoneWhy, RefusedWhy, Verdict, words};
 
 /// How retries are bounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +37,7 @@ pub struct Pool {
     pub affinity: Option<Affinity>,
     pub metrics: Arc<PoolMetrics>,
     pub outlier: OutlierSettings,
+    pub rules: PinRules,
     /// Servers that serve, and those for when none of them can.
     tiers: [Tier; 2],
     /// Where round-robin stands, per worker.
@@ -53,6 +57,7 @@ pub struct PoolParts {
     pub affinity: Option<Affinity>,
     pub metrics: Arc<PoolMetrics>,
     pub outlier: OutlierSettings,
+    pub rules: PinRules,
     pub retries: Arc<Retries>,
     pub workers: usize,
 }
@@ -76,6 +81,81 @@ impl Tried {
     pub fn contains(&self, server: usize) -> bool {
         self.0.contains(&server)
     }
+}
+
+/// What binds a session to its server, and how firmly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PinRules {
+    pub kind: PinKind,
+    pub when_unavailable: WhenUnavailable,
+    /// How many may wait for their own server when it is at its cap.
+    pub queue: Queue,
+}
+
+impl PinRules {
+    fn fails(&self) -> bool {
+        self.when_unavailable == WhenUnavailable::Fail
+    }
+
+    fn queue_length(&self) -> u32 {
+        self.queue.length
+    }
+}
+
+/// The waiting line of a pinned session's server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    pub length: u32,
+    pub timeout: Duration,
+}
+
+/// What a pin stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PinKind {
+    /// State lives on the server: move only when it cannot serve.
+    #[default]
+    Hard,
+    /// Affinity is for warmth: move when it costs more requests in flight, per unit of weight, than this.
+    Soft { margin: u32 },
+}
+
+words! {
+    /// What happens to a session whose server cannot serve.
+    #[derive(Default)]
+    WhenUnavailable {
+        #[default]
+        Move = "move",
+        Fail = "fail",
+    }
+}
+
+/// What a choice goes by.
+pub struct Ask<'a> {
+    pub preference: Preference,
+    /// Where earlier attempts of the exchange went.
+    pub tried: &'a Tried,
+    /// What `hash` hashes where the session is not known.
+    pub key: u64,
+    pub worker: WorkerId,
+    pub now: Moment,
+    /// Whether the exchange may still wait in a line: not if it has.
+    pub may_wait: bool,
+}
+
+enum Choice {
+    Server(usize, Verdict),
+    /// The pinned session's own server is at its cap.
+    Line(usize),
+}
+
+/// What an exchange has come by.
+pub enum Picked {
+    Server(Pick),
+    /// A place in the line of the server at this position.
+    Line {
+        server: usize,
+        waiting: Waiting,
+    },
 }
 
 /// A server chosen for an attempt.
@@ -109,89 +189,147 @@ impl Pool {
             affinity: parts.affinity,
             metrics: parts.metrics,
             outlier: parts.outlier,
+            rules: parts.rules,
             retries: parts.retries,
         }
     }
 
-    /// Chooses the server of an attempt. `key` is what `hash` hashes when the session is not known.
-    pub fn pick(
-        &self,
-        preference: Preference,
-        tried: &Tried,
-        key: u64,
-        worker: WorkerId,
-        now: Moment,
-        random: &mut fastrand::Rng,
-    ) -> Result<Pick, NoServer> {
+    /// Chooses the server of an attempt, or a place in the line of a pinned session's own server.
+    pub fn pick(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Result<Picked, NoServer> {
         // A server may fill up between being found eligible and being entered; then it is out of the next round.
-        let mut full = tried.clone();
+        let mut full = ask.tried.clone();
         loop {
-            let (server, verdict) = self.choose(preference, &full, tried, key, worker, now, random)?;
+            let (server, verdict) = match self.choose(ask, &full, random)? {
+                Choice::Server(server, verdict) => (server, verdict),
+                Choice::Line(server) => match Waiting::join(&self.servers[server], self.rules.queue_length()) {
+                    Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                    None if self.rules.fails() => return Err(NoServer(Verdict::Refused(RefusedWhy::Full))),
+                    None => {
+                        full.add(server);
+                        continue;
+                    }
+                },
+            };
             match InFlight::enter(&self.servers[server]) {
-                Some(guard) => return Ok(Pick { server, verdict, guard }),
+                Some(guard) => return Ok(Picked::Server(Pick { server, verdict, guard })),
                 None => full.add(server),
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the inputs of one pure decision")]
-    fn choose(
+    fn choose(&self, ask: &Ask<'_>, out: &Tried, random: &mut fastrand::Rng) -> Result<Choice, NoServer> {
+        match ask.preference {
+            Preference::Pinned { server, session } => self.pinned(server, session, ask, out, random),
+            Preference::Hashed { key } => match self.home_of(key) {
+                Some(server) => self.pinned(server, key, ask, out, random),
+                None => Err(NoServer(Verdict::None(NoneWhy::NoServer))),
+            },
+            Preference::Gone { session } => self.moved(session, MovedWhy::Gone, out, ask.now),
+            Preference::None(why) => self.newcomer(Verdict::None(why), ask, out, random),
+            Preference::New(why) => self.newcomer(Verdict::New(why), ask, out, random),
+        }
+    }
+
+    /// What becomes of a session that belongs to `server` (the table of README, "When the pinned server cannot serve").
+    fn pinned(
         &self,
-        preference: Preference,
+        server: usize,
+        session: u64,
+        ask: &Ask<'_>,
         out: &Tried,
-        tried: &Tried,
-        key: u64,
-        worker: WorkerId,
+        random: &mut fastrand::Rng,
+    ) -> Result<Choice, NoServer> {
+        let fails = self.rules.fails();
+        let refused = |why| Err(NoServer(Verdict::Refused(why)));
+        if ask.tried.contains(server) {
+            return if fails { refused(RefusedWhy::Down) } else { self.moved(session, MovedWhy::Failed, out, ask.now) };
+        }
+        let hard = self.rules.kind == PinKind::Hard;
+        let unfit = if hard {
+            self.servers[server].unfit_for_pinned()
+        } else {
+            self.servers[server].unfit(ask.now).filter(|why| *why != Ineligible::Weightless)
+        };
+        let full = unfit == Some(Ineligible::Full) || out.contains(server);
+        match unfit {
+            _ if full && hard && ask.may_wait && self.rules.queue_length() > 0 && !out.contains(server) => {
+                Ok(Choice::Line(server))
+            }
+            _ if full && hard && fails => {
+                refused(if ask.may_wait { RefusedWhy::Full } else { RefusedWhy::QueueTimeout })
+            }
+            _ if full => self.moved(session, MovedWhy::Full, out, ask.now),
+            Some(Ineligible::Down) if fails => refused(RefusedWhy::Down),
+            Some(reason) => self.moved(session, reason.moved(), out, ask.now),
+            None => Ok(self.kept_within_margin(server, session, out, ask.now, random)),
+        }
+    }
+
+    /// A soft pin may cost so many requests in flight, and no more: then the session goes to the first of its
+    /// rendezvous order that is within the margin.
+    fn kept_within_margin(
+        &self,
+        server: usize,
+        session: u64,
+        out: &Tried,
         now: Moment,
         random: &mut fastrand::Rng,
-    ) -> Result<(usize, Verdict), NoServer> {
-        let moved = |session: u64, why: MovedWhy| {
-            let to = self.successor(session, out, now).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))?;
-            Ok((to, Verdict::Moved(why)))
+    ) -> Choice {
+        let PinKind::Soft { margin } = self.rules.kind else { return Choice::Server(server, Verdict::Kept) };
+        let margin = f64::from(margin);
+        let load = |server: &Server| f64::from(server.state.in_flight()) / f64::from(server.settings.weight.max(1));
+        let best =
+            self.tiers.iter().find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now }, random));
+        let Some(best) = best.filter(|best| load(&self.servers[server]) > best + margin) else {
+            return Choice::Server(server, Verdict::Kept);
         };
-        match preference {
-            Preference::Pinned { server, session } => match self.servers[server].unfit_for_pinned() {
-                _ if tried.contains(server) => moved(session, MovedWhy::Failed),
-                _ if out.contains(server) => moved(session, MovedWhy::Full),
-                Some(reason) => moved(session, reason.moved()),
-                None => Ok((server, Verdict::Kept)),
-            },
-            Preference::Gone { session } => moved(session, MovedWhy::Gone),
-            Preference::None(why) => self.newcomer(Verdict::None(why), out, key, worker, now, random),
-            Preference::New(why) => self.newcomer(Verdict::New(why), out, key, worker, now, random),
+        let near = |at: &usize| load(&self.servers[*at]) <= best + margin;
+        match self.successor(session, out, now, near) {
+            Some(to) => Choice::Server(to, Verdict::Moved(MovedWhy::Margin)),
+            None => Choice::Server(server, Verdict::Kept),
         }
+    }
+
+    /// The first of the rendezvous order of a key over all servers, whether they can serve or not.
+    fn home_of(&self, key: u64) -> Option<usize> {
+        let members = &self.tiers[0].members;
+        let all = members.iter().map(|at| (*at, self.servers[*at].identity, self.servers[*at].settings.weight));
+        rendezvous(mix(key), all.filter(|(_, _, weight)| *weight > 0))
+    }
+
+    fn moved(&self, session: u64, why: MovedWhy, out: &Tried, now: Moment) -> Result<Choice, NoServer> {
+        let to = self.successor(session, out, now, |_| true).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))?;
+        Ok(Choice::Server(to, Verdict::Moved(why)))
     }
 
     fn newcomer(
         &self,
         verdict: Verdict,
+        ask: &Ask<'_>,
         out: &Tried,
-        key: u64,
-        worker: WorkerId,
-        now: Moment,
         random: &mut fastrand::Rng,
-    ) -> Result<(usize, Verdict), NoServer> {
-        let mut chance = Chance { random, turn: &self.turns[worker.0], key };
+    ) -> Result<Choice, NoServer> {
+        let mut chance = Chance { random, turn: &self.turns[ask.worker.0], key: ask.key };
         let chosen = self.tiers.iter().find_map(|tier| {
-            let view = TierView { pool: self, tier, out, now };
+            let view = TierView { pool: self, tier, out, now: ask.now };
             tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
         });
-        chosen.map(|server| (server, verdict)).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))
+        chosen.map(|server| Choice::Server(server, verdict)).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))
     }
 
     /// Where a session moves to: the weighted rendezvous of its id over the eligible servers, so that concurrent
     /// requests, other workers and other proxies move it to the same place.
-    fn successor(&self, session: u64, out: &Tried, now: Moment) -> Option<usize> {
+    fn successor(&self, session: u64, out: &Tried, now: Moment, near: impl Fn(&usize) -> bool) -> Option<usize> {
         self.tiers.iter().find_map(|tier| {
             let view = TierView { pool: self, tier, out, now };
-            let eligible = (0..tier.members.len()).filter(|at| view.eligible(*at));
+            let eligible = (0..tier.members.len()).filter(|at| view.eligible(*at) && near(&tier.members[*at]));
             let scored = eligible.map(|at| (at, view.identity(at), self.servers[tier.members[at]].settings.weight));
             rendezvous(mix(session), scored).map(|at| tier.members[at])
         })
     }
 
     /// Takes in what an attempt showed of a server's health; says for how long it is ejected, if now it is.
-    pub fn observe(&self, server: usize, well: bool, now: Moment) -> Option<std::time::Duration> {
+    pub fn observe(&self, server: usize, well: bool, now: Moment) -> Option<Duration> {
         let state = &self.servers[server].state;
         if well {
             state.outlier.succeeded(&self.outlier, now);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::line::Line;
 use crate::balance::PeakEwma;
 use crate::health::{Outlier, Vitals};
 use crate::metrics::ServerMetrics;
@@ -38,6 +39,7 @@ impl Server {
 /// The live state of one (pool, server name). It survives reloads.
 pub struct ServerState {
     in_flight: AtomicU32,
+    pub(super) line: Line,
     pub latency: PeakEwma,
     pub vitals: Vitals,
     pub outlier: Outlier,
@@ -49,6 +51,7 @@ impl ServerState {
     pub fn new(metrics: Arc<ServerMetrics>) -> Self {
         ServerState {
             in_flight: AtomicU32::new(0),
+            line: Line::default(),
             latency: PeakEwma::default(),
             vitals: Vitals::default(),
             outlier: Outlier::default(),
@@ -60,6 +63,21 @@ impl ServerState {
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
+
+    /// Exchanges that wait for a place.
+    pub fn waiting(&self) -> u32 {
+        self.line.length()
+    }
+
+    /// Counts one more exchange, unless that would be past the cap; says how many there are then.
+    pub(super) fn try_count(&self, cap: u32) -> Option<u32> {
+        if cap == 0 {
+            return Some(self.in_flight.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        let more = |count: u32| (count < cap).then_some(count + 1);
+        let counted = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.ok().map(|before| before + 1)
+    }
 }
 
 /// One exchange in flight on a server; counted from the choice to the end of the response.
@@ -67,16 +85,21 @@ pub struct InFlight {
     state: Arc<ServerState>,
     /// How many there were when this one came, itself included.
     pub position: u32,
+    /// The server has a cap, and perhaps a line.
+    capped: bool,
 }
 
 impl InFlight {
     /// Enters the server, unless it is at its cap.
     pub fn enter(server: &Server) -> Option<Self> {
         let cap = server.settings.max_requests;
-        let position = server.state.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        let guard = InFlight { state: Arc::clone(&server.state), position };
-        // Dropping the guard takes the count back.
-        (cap == 0 || position <= cap).then_some(guard)
+        let position = server.state.try_count(cap)?;
+        Some(InFlight { state: Arc::clone(&server.state), position, capped: cap > 0 })
+    }
+
+    /// Takes over a place that is counted already.
+    pub(super) fn handed_over(state: &Arc<ServerState>) -> Self {
+        InFlight { state: Arc::clone(state), position: state.in_flight(), capped: true }
     }
 
     /// The server that is held.
@@ -87,6 +110,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.capped {
+            self.state.line.release(&self.state.in_flight);
+        } else {
+            self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

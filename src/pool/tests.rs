@@ -24,15 +24,29 @@ fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
         affinity: None,
         metrics: Arc::clone(&metrics),
         outlier: OutlierSettings { consecutive_failures: 2, ejection: Duration::from_secs(10), max_ejected: 0.5 },
+        rules: PinRules::default(),
         retries: Arc::default(),
         workers: 1,
     };
     Pool::build(parts, &mut fastrand::Rng::with_seed(1))
 }
 
-fn pick(pool: &Pool, preference: Preference, tried: &[usize]) -> Result<Pick, NoServer> {
+fn ask(pool: &Pool, preference: Preference, tried: &[usize], may_wait: bool) -> Result<Picked, NoServer> {
     let tried = Tried(tried.to_vec());
-    pool.pick(preference, &tried, 0, WorkerId(0), NOW, &mut fastrand::Rng::with_seed(3))
+    let ask = Ask { preference, tried: &tried, key: 0, worker: WorkerId(0), now: NOW, may_wait };
+    pool.pick(&ask, &mut fastrand::Rng::with_seed(3))
+}
+
+fn pick(pool: &Pool, preference: Preference, tried: &[usize]) -> Result<Pick, NoServer> {
+    match ask(pool, preference, tried, false)? {
+        Picked::Server(pick) => Ok(pick),
+        Picked::Line { .. } => panic!("nobody said that it may wait"),
+    }
+}
+
+fn with_rules(mut pool: Pool, rules: PinRules) -> Pool {
+    pool.rules = rules;
+    pool
 }
 
 fn take_down(pool: &Pool, server: usize) {
@@ -122,4 +136,69 @@ fn retries_stay_within_their_budget() {
     let busy: Vec<Pick> = (0..50).map(|_| pick(&shop, FIRST, &[]).unwrap()).collect();
     let taken: Vec<_> = (0..30).filter_map(|_| shop.try_retry(budget)).collect();
     assert_eq!((busy.len(), taken.len()), (50, 10));
+}
+
+#[test]
+fn a_soft_pin_is_kept_within_its_margin_and_moves_beyond_it() {
+    let rules = PinRules { kind: PinKind::Soft { margin: 4 }, ..PinRules::default() };
+    let shop = with_rules(pool(Balance::P2c, &[server("a"), server("b"), server("c")]), rules);
+    let mut held: Vec<Pick> = Vec::new();
+    for _ in 0..5 {
+        held.push(pick(&shop, pinned(0), &[]).unwrap());
+    }
+    assert!(held.iter().all(|pick| pick.verdict == Verdict::Kept), "4 above the best, and itself");
+    let beyond = pick(&shop, pinned(0), &[]).unwrap();
+    assert_eq!(beyond.verdict, Verdict::Moved(MovedWhy::Margin));
+    assert_ne!(beyond.server, 0);
+    held.clear();
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Kept);
+    shop.observe(0, false, NOW);
+    shop.observe(0, false, NOW);
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Ejected));
+}
+
+#[test]
+fn a_pinned_exchange_waits_for_its_own_full_server() {
+    let rules = PinRules { queue: Queue { length: 1, timeout: Duration::from_secs(1) }, ..PinRules::default() };
+    let capped = ServerSettings { max_requests: 1, ..server("a") };
+    let shop = with_rules(pool(Balance::P2c, &[capped, server("b")]), rules);
+    let held = pick(&shop, pinned(0), &[]).unwrap();
+    let Ok(Picked::Line { server: 0, waiting }) = ask(&shop, pinned(0), &[], true) else { panic!("it waits") };
+    assert_eq!(waiting.position, 1);
+    let Ok(Picked::Server(past)) = ask(&shop, pinned(0), &[], true) else { panic!("the line has its length") };
+    assert_eq!((past.server, past.verdict), (1, Verdict::Moved(MovedWhy::Full)));
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Full), "it has waited enough");
+    assert_eq!(pick(&shop, FIRST, &[]).unwrap().server, 1, "newcomers do not wait");
+    drop((held, waiting));
+    assert_eq!(shop.servers[0].state.in_flight(), 0);
+}
+
+#[test]
+fn with_fail_a_session_is_refused_instead_of_moved() {
+    let rules = PinRules { when_unavailable: WhenUnavailable::Fail, ..PinRules::default() };
+    let capped = ServerSettings { max_requests: 1, ..server("a") };
+    let shop = with_rules(pool(Balance::P2c, &[capped, server("b")]), rules);
+    let held = pick(&shop, pinned(0), &[]).unwrap();
+    let refused = |why| Some(NoServer(Verdict::Refused(why)));
+    assert_eq!(pick(&shop, pinned(0), &[]).err(), refused(RefusedWhy::QueueTimeout));
+    drop(held);
+    assert_eq!(pick(&shop, pinned(0), &[0]).err(), refused(RefusedWhy::Down));
+    take_down(&shop, 0);
+    assert_eq!(pick(&shop, pinned(0), &[]).err(), refused(RefusedWhy::Down));
+    let gone = pick(&shop, Preference::Gone { session: 1 }, &[]).unwrap();
+    assert_eq!(gone.verdict, Verdict::Moved(MovedWhy::Gone), "what is gone cannot be waited for");
+}
+
+#[test]
+fn a_hashed_session_has_a_home_and_is_never_new() {
+    let names: Vec<ServerSettings> = ["a", "b", "c"].map(server).to_vec();
+    let shop = pool(Balance::P2c, &names);
+    let homes: Vec<usize> = (0..30).map(|key| pick(&shop, Preference::Hashed { key }, &[]).unwrap().server).collect();
+    assert!((0..3).all(|server| homes.contains(&server)), "{homes:?}");
+    take_down(&shop, 0);
+    for (key, home) in (0u64..).zip(homes) {
+        let now = pick(&shop, Preference::Hashed { key }, &[]).unwrap();
+        let wanted = if home == 0 { Verdict::Moved(MovedWhy::Down) } else { Verdict::Kept };
+        assert_eq!(now.verdict, wanted);
+    }
 }

@@ -57,9 +57,6 @@ pub(super) async fn from_server(
     if entry.debug_headers {
         add_verdict(exchange, entry, server, headers);
     }
-    if is_event_stream(headers) {
-        exchange.is_long_lived();
-    }
     match upgrade {
         Some(upgrade) if switching => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -83,16 +80,17 @@ fn add_pin(
     headers: &mut HeaderMap,
 ) {
     let Some(affinity) = &entry.pool.affinity else { return };
+    let now = Clock::wall(exchange.arrived);
     // A momentary cap must not re-pin a session for good: its next request goes home.
     let away_for_a_moment = exchange.verdict == Some(Verdict::Moved(MovedWhy::Full));
     if away_for_a_moment || matches!(recalled.preference, Preference::None(_)) {
         return;
     }
+    affinity.learn(recalled, headers, server, now);
     let caching = headers::shared_caching(headers);
     if caching == SharedCaching::Allowed {
         return;
     }
-    let now = Clock::wall(exchange.arrived);
     let cookie = affinity.set_cookie(recalled, server, https, now, &mut worker.random.borrow_mut());
     let Some(cookie) = cookie else { return };
     headers.append(header::SET_COOKIE, cookie);
@@ -108,10 +106,6 @@ fn add_verdict(exchange: &Exchange, entry: &PoolEntry, server: usize, headers: &
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(STEADFAST_VERDICT, value);
     }
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
 /// Gives the record of the exchange to whatever ends last: the body, or the tunnel.
@@ -134,7 +128,6 @@ fn open_tunnel(
     mut exchange: Box<Exchange>,
 ) -> Response<ReplyBody> {
     let (parts, body) = response.into_parts();
-    exchange.is_long_lived();
     let worker = exchange.worker();
     worker.tunnels.set(worker.tunnels.get() + 1);
     let entry = exchange.snapshot().zip(exchange.pool).map(|(snapshot, pool)| &snapshot.pools[pool]);

@@ -4,8 +4,11 @@
 //! and is not charged. What a server may have begun to serve is tried again only if its method is idempotent (RFC
 //! 9110, section 9.2.2), its body can be sent again, attempts are left and the pool's budget allows it.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -18,10 +21,11 @@ use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
 use crate::names::{Limit, MovedWhy, Outcome, Verdict};
-use crate::pool::{NoServer, RetryGuard, Tried};
+use crate::pool::{Ask, InFlight, NoServer, Pick, Picked, PinKind, RetryGuard, Tried, Waiting};
 use crate::runtime::PoolEntry;
 use crate::upstream::{
-    BodyFault, ConnectError, Connection, FailureKind, OutBody, RequestBody, SendFailure, Target, UpstreamBody, Waiting,
+    BodyFault, ConnectError, Connection, FailureKind, OutBody, RequestBody, SendFailure, Target, TimeLimits,
+    UpstreamBody,
 };
 
 /// A hard-pinned session's server that refuses a connection gets another chance after this: it may be restarting.
@@ -93,9 +97,9 @@ pub(super) async fn run(
         Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), stall, head, seen: 0, retry: None };
     let mut tried = Tried::default();
     let mut last: Option<Error> = None;
-    let mut second_chance = matches!(recalled.preference, Preference::Pinned { .. });
+    let mut second_chance = entry.pool.rules.kind == PinKind::Hard;
     loop {
-        let server = match choose(worker, exchange, entry, recalled.preference, &tried, last.is_some()) {
+        let server = match choose(worker, exchange, entry, recalled.preference, &tried, last.is_some()).await {
             Ok(server) => server,
             Err(NoServer(verdict)) => {
                 exchange.verdict = Some(verdict);
@@ -109,9 +113,9 @@ pub(super) async fn run(
             }
             Err(failure) => failure,
         };
+        let at_home = matches!(exchange.verdict, Some(Verdict::Kept | Verdict::Waited));
         settle_failure(worker, exchange, entry, server, failure.outcome);
-        let pinned_here = matches!(recalled.preference, Preference::Pinned { server: pinned, .. } if pinned == server);
-        if second_chance && pinned_here && failure.outcome == Outcome::Refused {
+        if second_chance && at_home && failure.outcome == Outcome::Refused {
             second_chance = false;
             tokio::time::sleep(SECOND_CHANCE).await;
             last = Some(failure.error);
@@ -125,7 +129,7 @@ pub(super) async fn run(
     }
 }
 
-fn choose(
+async fn choose(
     worker: &Worker,
     exchange: &mut Exchange,
     entry: &PoolEntry,
@@ -133,20 +137,53 @@ fn choose(
     tried: &Tried,
     again: bool,
 ) -> Result<usize, NoServer> {
-    let now = if again { Clock::now() } else { exchange.arrived };
-    let key = address_key(exchange);
-    let picked = entry.pool.pick(preference, tried, key, worker.id, now, &mut worker.random.borrow_mut());
-    let full = match &picked {
-        Ok(pick) => pick.verdict == Verdict::Moved(MovedWhy::Full),
-        Err(_) => entry.pool.is_any_full(),
-    };
-    if full {
-        worker.runtime.metrics.limit_reached(worker.id, Limit::MaxRequests);
+    let mut may_wait = true;
+    let mut now = if again { Clock::now() } else { exchange.arrived };
+    loop {
+        let ask = Ask { preference, tried, key: address_key(exchange), worker: worker.id, now, may_wait };
+        let picked = entry.pool.pick(&ask, &mut worker.random.borrow_mut());
+        let full = match &picked {
+            Ok(Picked::Server(pick)) => pick.verdict == Verdict::Moved(MovedWhy::Full),
+            Ok(Picked::Line { .. }) => false,
+            Err(_) => entry.pool.is_any_full(),
+        };
+        if full {
+            worker.runtime.metrics.limit_reached(worker.id, Limit::MaxRequests);
+        }
+        match picked? {
+            Picked::Server(pick) => {
+                let server = pick.server;
+                exchange.chose(pick, now);
+                return Ok(server);
+            }
+            Picked::Line { server, waiting } => {
+                let position = waiting.position;
+                let called = wait_in_line(worker, waiting, entry.pool.rules.queue.timeout).await;
+                let joined = std::mem::replace(&mut now, Clock::now());
+                let state = &entry.pool.servers[server].state;
+                state.metrics.cells.of(worker.id).queue_wait.observe(now.since(joined));
+                exchange.waited_in_line(position, now.since(joined));
+                if let Some(guard) = called {
+                    exchange.chose(Pick { server, verdict: Verdict::Waited, guard }, now);
+                    return Ok(server);
+                }
+                may_wait = false;
+            }
+        }
     }
-    let pick = picked?;
-    let server = pick.server;
-    exchange.chose(pick, now);
-    Ok(server)
+}
+
+/// Waits for a place, so long and no longer.
+async fn wait_in_line(worker: &Worker, waiting: Waiting, timeout: Duration) -> Option<InFlight> {
+    let mut waiting = pin!(waiting);
+    let mut deadline = worker.ticker.deadline(timeout);
+    poll_fn(|cx| {
+        if let Poll::Ready(guard) = waiting.as_mut().poll(cx) {
+            return Poll::Ready(Some(guard));
+        }
+        deadline.poll(cx).map(|()| None)
+    })
+    .await
 }
 
 /// What `hash` hashes where no session is known: the client's address.
@@ -208,13 +245,13 @@ impl Attempts<'_> {
         let timeouts = &self.entry.timeouts;
         let grpc = is_grpc(&self.head.headers);
         let request = self.request(target);
-        let waiting = Waiting {
+        let limits = TimeLimits {
             first_byte: timeouts.first_byte.filter(|_| !grpc),
             between_bytes: timeouts.between_bytes,
             stall: Some(self.stall).filter(|_| !grpc),
             body: &self.body,
         };
-        connection.send(request, waiting, &self.worker.conns, target).await
+        connection.send(request, limits, &self.worker.conns, target).await
     }
 
     fn request(&self, target: &Target) -> Request<OutBody> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::access_log::Line;
@@ -47,12 +47,12 @@ pub(super) struct Exchange {
     chosen: Moment,
     headed: Option<Moment>,
     pub(super) attempts: u32,
+    /// Where in a server's line it began to wait, and how long it did.
+    queued: Option<(u32, Duration)>,
     status: Option<u16>,
     bytes_out: u64,
     pub(super) session: Option<u64>,
     error: Option<&'static str>,
-    /// Its time says nothing about the server: a tunnel, or a stream of events.
-    long_lived: bool,
     log: Option<Box<LogFacts>>,
 }
 
@@ -116,11 +116,11 @@ impl Exchange {
             chosen: arrived,
             headed: None,
             attempts: 0,
+            queued: None,
             status: None,
             bytes_out: 0,
             session: None,
             error: None,
-            long_lived: false,
             log,
             downstream,
         })
@@ -183,6 +183,10 @@ impl Exchange {
         self.attempts += 1;
     }
 
+    pub(super) fn waited_in_line(&mut self, position: u32, waited: Duration) {
+        self.queued = Some((position, waited));
+    }
+
     /// The chosen server has failed; the exchange is in nobody's hands.
     pub(super) fn give_up_server(&mut self, outcome: Outcome, now: Moment) {
         self.count_attempt(outcome);
@@ -200,10 +204,14 @@ impl Exchange {
 
     /// The head of the response is there.
     pub(super) fn answered(&mut self, status: u16) {
+        let now = Clock::now();
+        let outcome = Outcome::answered(status);
         self.status = Some(status);
-        self.count_attempt(Outcome::answered(status));
-        if self.log.is_some() {
-            self.headed = Some(Clock::now());
+        self.headed = Some(now);
+        self.count_attempt(outcome);
+        if let Some(guard) = &self.guard {
+            // To the head, not to the end: how long a stream lives says nothing about its server.
+            guard.state().latency.observe(now.since(self.chosen), outcome.speaks_for_health() == Some(false), now);
         }
     }
 
@@ -222,30 +230,16 @@ impl Exchange {
         }
     }
 
-    pub(super) fn is_long_lived(&mut self) {
-        self.long_lived = true;
-    }
-
     pub(super) fn tunnelled(&mut self, traffic: Tunnelled) {
         self.bytes_out += traffic.to_client;
-    }
-
-    /// Whether the server's answer was none: a fast failure must not look like a fast server.
-    fn server_failed(&self) -> bool {
-        let unwell = self.status.is_some_and(|status| Outcome::answered(status).speaks_for_health() == Some(false));
-        unwell || self.error.is_some()
     }
 
     fn settle(&mut self) {
         let done = Clock::now();
         let duration = done.since(self.arrived);
         let code = self.status.map_or(CodeClass::ClientClosed, CodeClass::of);
-        if let Some(guard) = &self.guard {
-            if self.status.is_none() {
-                self.count_attempt(Outcome::ClientLeft);
-            } else if !self.long_lived {
-                guard.state().latency.observe(done.since(self.chosen), self.server_failed(), done);
-            }
+        if self.status.is_none() {
+            self.count_attempt(Outcome::ClientLeft);
         }
         let server = self.guard.as_ref().map(|guard| &*guard.state().metrics);
         let metrics = match &self.scope {
@@ -289,6 +283,10 @@ impl Exchange {
             None => line.text("session", ""),
         }
         line.number("in_flight", self.guard.as_ref().map_or(0, |guard| u64::from(guard.position)));
+        if let Some((position, waited)) = self.queued {
+            line.number("queue_position", u64::from(position));
+            line.millis("queue_ms", waited);
+        }
         line.text("error", self.error.unwrap_or(""));
         if let Some(detail) = &log.detail {
             line.text("detail", detail);
@@ -321,7 +319,8 @@ impl ReplyBody {
     pub(super) fn local(response: Response<Bytes>, exchange: Box<Exchange>) -> Response<Self> {
         let (mut parts, bytes) = response.into_parts();
         let is_head = exchange.is_head;
-        if is_head {
+        let has_no_length = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if is_head && !has_no_length {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty() && !is_head);

@@ -33,7 +33,7 @@ use exchange::Exchange;
 pub use exchange::ReplyBody;
 use identify::Identity;
 
-use crate::affinity::Recalled;
+use crate::affinity::{Asked, Recalled};
 use crate::clock::{Clock, Ticker};
 use crate::config::{Action, Route};
 use crate::headers::{self, UnsafeNames};
@@ -248,7 +248,8 @@ impl Worker {
         if preflight {
             return Recalled::none(NoneWhy::Preflight);
         }
-        let recalled = affinity.recall(&parts.headers, https, Clock::wall(exchange.arrived));
+        let now = Clock::wall(exchange.arrived);
+        let recalled = affinity.recall(&Asked { headers: &parts.headers, https, client: exchange.client, now });
         exchange.session = recalled.session();
         recalled
     }

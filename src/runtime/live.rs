@@ -17,6 +17,7 @@ impl LiveState for Runtime {
             for server in &entry.pool.servers {
                 let name = &server.settings.name;
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());
+                gauges.queue_length(&entry.pool.name, name, server.state.waiting());
                 gauges.upstream_connections(&entry.pool.name, name, &server.state.metrics);
                 gauges.server_state(&entry.pool.name, name, condition(&server.state, now));
             }

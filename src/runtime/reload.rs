@@ -44,8 +44,8 @@ pub struct Runtime {
     /// Listeners are bound, and the process is not on its way out.
     pub ready: AtomicBool,
     reloading: Mutex<()>,
-    /// The files of the configuration that was looked at last, taken or rejected.
-    files: Mutex<Vec<PathBuf>>,
+    /// The files of the configuration that was looked at last, taken or rejected, as they were then.
+    looked_at: Mutex<Stamps>,
 }
 
 impl Runtime {
@@ -62,7 +62,7 @@ impl Runtime {
             metrics,
             ready: AtomicBool::new(false),
             reloading: Mutex::new(()),
-            files: Mutex::new(files),
+            looked_at: Mutex::new(Stamps::of(&files)),
         });
         runtime.metrics.show(Arc::clone(&runtime) as Arc<dyn crate::metrics::LiveState>);
         Ok(runtime)
@@ -75,7 +75,7 @@ impl Runtime {
 
     /// The files that make a difference.
     fn files(&self) -> Vec<PathBuf> {
-        self.files.lock().clone()
+        self.looked_at.lock().0.keys().cloned().collect()
     }
 
     /// Changes with every snapshot; cheap to compare on each exchange.
@@ -105,12 +105,15 @@ impl Runtime {
         admit: impl FnOnce(&Snapshot) -> Result<T, String>,
     ) -> Result<(Reloaded, T), ReloadError> {
         let before = self.snapshot();
+        // Stamped before they are read: what changes meanwhile is news.
+        let known = Stamps::of(&self.files());
         let loaded = config::load(&self.path, &before.server_hosts());
-        match &loaded {
-            Ok(loaded) => self.files.lock().clone_from(&loaded.warnings.files),
-            Err(LoadError::Problems(report)) => self.files.lock().clone_from(&report.files),
-            Err(LoadError::Read { .. }) => {}
-        }
+        let files = match &loaded {
+            Ok(loaded) => loaded.warnings.files.clone(),
+            Err(LoadError::Problems(report)) => report.files.clone(),
+            Err(LoadError::Read { .. }) => self.files(),
+        };
+        *self.looked_at.lock() = Stamps::of(&files).but_for(known);
         let Loaded { mut configuration, warnings } = loaded?;
         let need_restart = keep_what_needs_a_restart(&mut configuration, &before);
         let snapshot = Snapshot::build(configuration, Some(&before), &self.metrics, random)?;
@@ -151,27 +154,28 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(5);
 /// themselves differ: the same directories may hold logs that are written all the time.
 pub async fn watch(runtime: Arc<Runtime>, mut changed: impl FnMut()) {
     let (sender, mut events) = mpsc::channel::<()>(1);
-    let mut directories = Directories::new(sender);
-    let mut seen = Stamps::of(&runtime.files());
+    // Held here too: without a watcher nobody else would, and waiting for news would not wait.
+    let mut directories = Directories::new(sender.clone());
+    let mut asked_for: Option<Stamps> = None;
     loop {
-        directories.follow(&runtime.files());
-        // No news within the time is as good a reason to look.
+        let files = runtime.files();
+        directories.follow(&files);
+        // No news within the time is as good a reason to look; and not more often than ten times a second.
         let _ = tokio::time::timeout(LOOK_ANYWAY, events.recv()).await;
-        let mut now = Stamps::of(&runtime.files());
-        if now.agrees_with(&seen) {
-            seen = now;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut now = Stamps::of(&files);
+        if now == *runtime.looked_at.lock() || asked_for.as_ref() == Some(&now) {
             continue;
         }
         loop {
             tokio::time::sleep(QUIET).await;
-            let later = Stamps::of(&runtime.files());
-            if later.agrees_with(&now) {
+            let later = Stamps::of(&files);
+            if later == now {
                 break;
             }
             now = later;
         }
-        seen = now;
+        asked_for = Some(now);
         if runtime.snapshot().process.watch {
             changed();
         }
@@ -179,6 +183,7 @@ pub async fn watch(runtime: Arc<Runtime>, mut changed: impl FnMut()) {
 }
 
 /// What tells one state of the files from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamps(BTreeMap<PathBuf, Option<(SystemTime, u64, PathBuf)>>);
 
 impl Stamps {
@@ -190,9 +195,12 @@ impl Stamps {
         Stamps(files.iter().map(|path| (path.clone(), of_file(path))).collect())
     }
 
-    /// Whether every file that both know is the same; files that joined with a reload are no change.
-    fn agrees_with(&self, earlier: &Stamps) -> bool {
-        self.0.iter().all(|(path, stamp)| earlier.0.get(path).is_none_or(|before| before == stamp))
+    /// These files, with what was known of them before.
+    fn but_for(mut self, known: Stamps) -> Self {
+        for (path, stamp) in known.0 {
+            self.0.entry(path).and_modify(|now| *now = stamp);
+        }
+        self
     }
 }
 

@@ -146,7 +146,9 @@ impl Snapshot {
 }
 
 fn cookie_names(pools: &[PoolEntry]) -> HashSet<Box<[u8]>> {
-    let settings = pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).map(Affinity::settings);
+    let own =
+        pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
+    let settings = own.map(Affinity::settings);
     settings
         .flat_map(|settings| [&*settings.cookie, settings.plain_cookie()].map(|name| name.as_bytes().into()))
         .collect()
@@ -174,9 +176,11 @@ impl PoolBuilder<'_> {
         };
         let upgrade_targets = has_http2.then(|| build_targets(&settings, before, &states, over_http1)).transpose()?;
         let names: Vec<Box<str>> = settings.servers.iter().map(|server| server.settings.name.clone()).collect();
+        let learned =
+            before.and_then(|before| before.pool.affinity.as_ref()).map(Affinity::learned).unwrap_or_default();
         let affinity = settings.sticky.map(|sticky| {
             let names = names.iter().map(|name| &**name);
-            Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), &settings.name, names)
+            Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), learned, &settings.name, names)
         });
         let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
         let parts = PoolParts {
@@ -186,6 +190,7 @@ impl PoolBuilder<'_> {
             affinity,
             metrics,
             outlier: settings.outlier,
+            rules: settings.pins,
             retries: before.map(|before| before.pool.retries()).unwrap_or_default(),
             workers: self.workers,
         };

@@ -4,7 +4,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -34,6 +36,11 @@ pub enum Io {
     TcpTls(Box<TlsStream<TcpStream>>),
     UnixTls(Box<TlsStream<UnixStream>>),
 }
+
+/// When a server that no longer answers is given up: probes after a minute of silence, and a minute for what was sent.
+const KEEP_ALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// Connects, with TLS where the target wants it, within the target's time.
 pub async fn connect(target: &Target) -> Result<Io, ConnectError> {
@@ -82,8 +89,7 @@ async fn open_tcp(target: &Target) -> Result<TcpStream, ConnectError> {
         let limit = target.settings.connect_timeout / left.max(1);
         match tokio::time::timeout(limit, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
-                // Without it, TLS handshakes and small requests wait 40 ms for an acknowledgement.
-                let _ = tcp.set_nodelay(true);
+                set_options(&tcp);
                 return Ok(tcp);
             }
             Ok(Err(error)) => last = ConnectError::Refused(error),
@@ -91,6 +97,15 @@ async fn open_tcp(target: &Target) -> Result<TcpStream, ConnectError> {
         }
     }
     Err(last)
+}
+
+/// Options that a socket can do without, if the system has them not.
+fn set_options(tcp: &TcpStream) {
+    // Without it, TLS handshakes and small requests wait 40 ms for an acknowledgement.
+    let _ = tcp.set_nodelay(true);
+    let socket = SockRef::from(tcp);
+    let _ = socket.set_tcp_keepalive(&KEEP_ALIVE);
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
 fn tls(target: &Target) -> Option<(TlsConnector, crate::tls::ServerName<'static>)> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::response::Raw;
 use super::{ConnectError, Io, OutBody, Target, connect};
@@ -23,6 +23,10 @@ use crate::tasks::{self, LocalExecutor};
 /// the others: memory is bounded by the stream's.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+
+/// A connection with streams on it is asked whether it still lives: a flow that a firewall has forgotten says nothing.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connections of one worker.
 pub struct Conns {
@@ -208,6 +212,9 @@ impl Conns {
     async fn open_http2(&self, target: &Arc<Target>, io: TokioIo<Io>, counted: Counted) -> hyper::Result<Connection> {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(256 * 1024);

@@ -22,7 +22,7 @@ pub use body::{BodyFault, OutBody, RequestBody};
 pub use connect::{ConnectError, Io, connect};
 pub use conns::{Connection, Conns};
 pub use response::{BodyError, Raw, UpstreamBody};
-pub use send::{FailureKind, SendFailure, Waiting};
+pub use send::{FailureKind, SendFailure, TimeLimits};
 pub use tunnel::{Tunnelled, tunnel};
 
 use parking_lot::RwLock;

@@ -37,7 +37,7 @@ pub enum FailureKind {
 }
 
 /// What limits the waiting for a response.
-pub struct Waiting<'a> {
+pub struct TimeLimits<'a> {
     /// From the last byte of the request to the head of the response; none: as long as it takes.
     pub first_byte: Option<Duration>,
     /// Between two pieces of the response's body.
@@ -53,28 +53,28 @@ impl Connection {
     pub async fn send(
         self,
         request: Request<OutBody>,
-        waiting: Waiting<'_>,
+        limits: TimeLimits<'_>,
         conns: &Rc<Conns>,
         target: &Arc<Target>,
     ) -> Result<Response<UpstreamBody>, SendFailure> {
         match self {
             Connection::Http1 { mut conn, reused } => {
                 let sending = conn.sender.try_send_request(request);
-                let received = await_head(sending, Some(&mut conn.driven), &waiting, &conns.ticker).await;
+                let received = await_head(sending, Some(&mut conn.driven), &limits, &conns.ticker).await;
                 let response = received.map_err(|failure| failure.on(reused))?;
                 conn.heed_keep_alive(response.headers());
-                let silence = waiting.between_bytes.map(|span| (conns.ticker.deadline(span), span));
+                let silence = limits.between_bytes.map(|span| (conns.ticker.deadline(span), span));
                 let lease = Lease { conn, conns: Rc::clone(conns), target: Arc::clone(target) };
                 Ok(response.map(|body| UpstreamBody { body, via: Via::Http1(Some(lease)), silence }))
             }
             Connection::Http2 { stream, reused } => {
                 let mut sender = stream.conn.sender.clone();
-                let received = await_head(sender.try_send_request(request), None, &waiting, &conns.ticker).await;
-                if received.as_ref().is_err_and(|failure| matches!(failure.kind, FailureKind::TimedOut)) {
+                let received = await_head(sender.try_send_request(request), None, &limits, &conns.ticker).await;
+                if limits.body.fault().is_none() && received.as_ref().is_err_and(SendFailure::is_timeout) {
                     conns.forget(target, &stream.conn);
                 }
                 let response = received.map_err(|failure| failure.on(reused))?;
-                let silence = waiting.between_bytes.map(|span| (conns.ticker.deadline(span), span));
+                let silence = limits.between_bytes.map(|span| (conns.ticker.deadline(span), span));
                 Ok(response.map(|body| UpstreamBody { body, via: Via::Http2 { _stream: stream }, silence }))
             }
         }
@@ -84,7 +84,7 @@ impl Connection {
 async fn await_head(
     sending: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<OutBody>>>>,
     mut driven: Option<&mut Driven>,
-    waiting: &Waiting<'_>,
+    limits: &TimeLimits<'_>,
     ticker: &Rc<Ticker>,
 ) -> Result<Response<Incoming>, SendFailure> {
     let mut sending = pin!(sending);
@@ -100,7 +100,7 @@ async fn await_head(
         if let Poll::Ready(received) = polled {
             return Poll::Ready(received.map_err(SendFailure::from));
         }
-        ready!(patience.poll_exhausted(cx, waiting, ticker));
+        ready!(patience.poll_exhausted(cx, limits, ticker));
         Poll::Ready(Err(SendFailure::timed_out()))
     })
     .await
@@ -115,13 +115,13 @@ struct Patience {
 }
 
 impl Patience {
-    fn poll_exhausted(&mut self, cx: &mut Context<'_>, waiting: &Waiting<'_>, ticker: &Rc<Ticker>) -> Poll<()> {
-        if waiting.body.poll_complete(cx) {
-            let Some(span) = waiting.first_byte else { return Poll::Pending };
+    fn poll_exhausted(&mut self, cx: &mut Context<'_>, limits: &TimeLimits<'_>, ticker: &Rc<Ticker>) -> Poll<()> {
+        if limits.body.poll_complete(cx) {
+            let Some(span) = limits.first_byte else { return Poll::Pending };
             return self.answer.get_or_insert_with(|| ticker.deadline(span)).poll(cx);
         }
-        let Some(span) = waiting.stall else { return Poll::Pending };
-        let received = waiting.body.received();
+        let Some(span) = limits.stall else { return Poll::Pending };
+        let received = limits.body.received();
         match &mut self.sending {
             Some((before, _)) if *before == received => {}
             other => *other = Some((received, ticker.deadline(span))),
@@ -129,12 +129,16 @@ impl Patience {
         let Some((_, deadline)) = &mut self.sending else { return Poll::Pending };
         ready!(deadline.poll(cx));
         // Either the client has stopped, or the server does not take what the client sends.
-        waiting.body.give_up_client();
+        limits.body.give_up_client();
         Poll::Ready(())
     }
 }
 
 impl SendFailure {
+    fn is_timeout(&self) -> bool {
+        matches!(self.kind, FailureKind::TimedOut)
+    }
+
     fn timed_out() -> Self {
         SendFailure { kind: FailureKind::TimedOut, unsent: false, reused: false, unwritten: false }
     }

@@ -110,7 +110,7 @@ fn a_server_gets_no_more_than_its_cap() {
 fn a_full_moment_does_not_re_pin_a_hard_session() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
     let servers = format!(
-        "{}max_requests = 1\n{}max_requests = 1\n{NO_PROBES}",
+        "{}max_requests = 1\n{}max_requests = 1\n{NO_PROBES}[pool.sticky]\nqueue = {{ length = 0 }}\n",
         server("a", &a.address()),
         server("b", &b.address())
     );

@@ -63,6 +63,30 @@ fn past_max_connections_the_oldest_idle_one_goes() {
 }
 
 #[test]
+fn http2_clients_that_say_nothing_are_closed_and_do_not_fill_the_place() {
+    let origin = Origin::start("a");
+    let process = "[process]\nworkers = 1\nmax_connections = 4\n";
+    let configuration = with_listener(&tls(&[&origin], ""), "header_timeout = \"20s\"");
+    let proxy = Proxy::start(&format!("{process}{configuration}"));
+    let mut config = crate::support::client::anything_goes().with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = std::sync::Arc::new(config);
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let mut session = rustls::ClientConnection::new(std::sync::Arc::clone(&config), name).unwrap();
+        let mut tcp = TcpStream::connect(proxy.address("main")).unwrap();
+        // Whether it is let in or not, it says nothing after the handshake but the preface.
+        let _ = session.complete_io(&mut tcp);
+        let _ = session.writer().write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+        let _ = session.complete_io(&mut tcp);
+        silent.push((session, tcp));
+    }
+    eventually("a newcomer is served", || proxy.tls_client().try_get("/").is_ok());
+    assert!(proxy.metric("steadfast_connections", &["listener=\"main\""]) <= 6.0);
+}
+
+#[test]
 fn one_address_gets_no_more_than_its_share() {
     let origin = Origin::start("a");
     let process = "[process]\nworkers = 2\nmax_connections = 100\nconnections_per_address = 2\n";
