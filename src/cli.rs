@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, LoadError};
+use crate::ctl::{self, ServerRef};
 use crate::keys::{RingKey, random_secret};
 use crate::runtime::Runtime;
 use crate::{app, demo};
@@ -50,6 +51,20 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// Talk to a running proxy over its admin address
+    Ctl {
+        /// Configuration file that names the admin address; default: ./steadfast.toml, then /etc/steadfast/steadfast.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The admin address itself: ADDRESS:PORT or unix:PATH
+        #[arg(long, value_name = "ADDR", conflicts_with = "config")]
+        address: Option<String>,
+        /// Print what the API answers
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        action: CtlAction,
+    },
     /// Print a new random key for the ring
     Key,
     /// Print the JSON Schema of the configuration
@@ -58,6 +73,42 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Print the man page
     Man,
+}
+
+#[derive(Subcommand)]
+enum CtlAction {
+    /// A line per pool
+    Status,
+    /// A line per server
+    Pools,
+    /// No new sessions for a server; those that are there stay
+    Drain {
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerRef,
+        /// Then the sessions that are left move, as "10m"; default: [pool.drain] deadline
+        #[arg(long)]
+        deadline: Option<String>,
+    },
+    /// Take a drain or maint back
+    Ready {
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerRef,
+    },
+    /// Nobody for a server
+    Maint {
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerRef,
+    },
+    /// Another weight, until the file's changes
+    Weight {
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerRef,
+        weight: u32,
+    },
+    /// Read the configuration again
+    Reload,
+    /// What a pin cookie says, and what would happen now and why
+    Explain { cookie: String },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,6 +132,7 @@ pub fn main() -> ExitCode {
             finish(demo::run(port))
         }
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
+        Command::Ctl { config, address, json, action } => control(config, address.as_deref(), json, action),
         Command::Key => print(&format!("{}\n", *RingKey::from_secret(random_secret()).to_line())),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Completions { shell } => {
@@ -123,6 +175,34 @@ fn config_path(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     let defaults = ["steadfast.toml", "/etc/steadfast/steadfast.toml"];
     let found = given.or_else(|| defaults.iter().map(PathBuf::from).find(|path| path.exists()));
     found.ok_or_else(|| complain("steadfast: no configuration: neither ./steadfast.toml nor /etc/steadfast/steadfast.toml exists; name one with --config", USAGE))
+}
+
+fn control(config: Option<PathBuf>, address: Option<&str>, json: bool, action: CtlAction) -> ExitCode {
+    let config = match address {
+        Some(_) => None,
+        None => match config_path(config) {
+            Ok(path) => Some(path),
+            Err(status) => return status,
+        },
+    };
+    let address = match ctl::address(address, config) {
+        Ok(address) => address,
+        Err(message) => return complain(&format!("steadfast: {message}"), USAGE),
+    };
+    let action = match action {
+        CtlAction::Status => ctl::Action::Status,
+        CtlAction::Pools => ctl::Action::Pools,
+        CtlAction::Drain { server, deadline } => ctl::Action::Drain { server, deadline },
+        CtlAction::Ready { server } => ctl::Action::Ready(server),
+        CtlAction::Maint { server } => ctl::Action::Maint(server),
+        CtlAction::Weight { server, weight } => ctl::Action::Weight { server, weight },
+        CtlAction::Reload => ctl::Action::Reload,
+        CtlAction::Explain { cookie } => ctl::Action::Explain(cookie),
+    };
+    match ctl::run(&address, action, json) {
+        Ok(text) => print(&text),
+        Err(error) => finish(Err(error)),
+    }
 }
 
 fn run(given: Option<PathBuf>) -> ExitCode {

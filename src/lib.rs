@@ -16,7 +16,7 @@
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
 //! [`balance`], [`affinity`], [`health`], [`headers`]); state ([`pool`]); effects ([`tls`], [`listener`],
 //! [`upstream`], [`probe`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`]); and the shell
-//! ([`app`], [`demo`], [`cli`]). `ARCHITECTURE.md` says why.
+//! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
 pub mod admin;
 pub mod affinity;
@@ -25,6 +25,7 @@ pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod ctl;
 pub mod demo;
 pub mod headers;
 pub mod health;

@@ -14,6 +14,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 
 use crate::health::RiseFall;
+use crate::pool::{Wish, parse_own_word};
 use crate::tasks::LocalExecutor;
 use crate::upstream::{Address, Io, OutBody, Target, connect};
 
@@ -45,6 +46,12 @@ pub async fn run(pool: Arc<str>, server: Box<str>, target: Arc<Target>, settings
         ticks.tick().await;
         let probed = tokio::time::timeout(settings.timeout, probe(&target, &settings.kind)).await;
         let result = probed.unwrap_or_else(|_| Err("no answer within the time allowed".to_owned()));
+        let result = result.and_then(|answer| {
+            if let Some((wish, percent)) = answer.own_word {
+                target.state.wishes.set_own(wish, percent);
+            }
+            answer.well
+        });
         match (target.state.vitals.probed(result.is_ok(), settings.limits), result) {
             (Some(true), _) => tracing::info!(%pool, %server, "server is up"),
             (Some(false), Err(why)) => tracing::warn!(%pool, %server, %why, "server is down"),
@@ -53,16 +60,32 @@ pub async fn run(pool: Arc<str>, server: Box<str>, target: Arc<Target>, settings
     }
 }
 
-async fn probe(target: &Target, kind: &Kind) -> Result<(), String> {
+/// What a server has answered.
+struct Answer {
+    well: Result<(), String>,
+    /// How it feels (`Steadfast-State`), on whatever status; none where nobody was asked.
+    own_word: Option<(Wish, u32)>,
+}
+
+async fn probe(target: &Target, kind: &Kind) -> Result<Answer, String> {
     let io = connect(target).await.map_err(|error| error.to_string())?;
-    let Kind::Http { path, host, expect } = kind else { return Ok(()) };
+    let Kind::Http { path, host, expect } = kind else { return Ok(Answer { well: Ok(()), own_word: None }) };
     let authority = match host {
         Some(host) => host.clone(),
         None => own_authority(&target.settings.address),
     };
-    let status = ask(io, target, path, authority).await?;
-    if expect.iter().any(|range| range.contains(&status)) { Ok(()) } else { Err(format!("it answered {status}")) }
+    let response = ask(io, target, path, authority).await?;
+    let status = response.status().as_u16();
+    let expected = expect.iter().any(|range| range.contains(&status));
+    let said = response.headers().get(STEADFAST_STATE).and_then(|value| value.to_str().ok());
+    Ok(Answer {
+        well: if expected { Ok(()) } else { Err(format!("it answered {status}")) },
+        // Silence takes an earlier word back; one that cannot be read is none.
+        own_word: Some(said.and_then(parse_own_word).unwrap_or((Wish::Ready, 100))),
+    })
 }
+
+const STEADFAST_STATE: http::HeaderName = http::HeaderName::from_static("steadfast-state");
 
 /// The Host of a probe where the pool names none: what the server is connected to by.
 fn own_authority(address: &Address) -> http::HeaderValue {
@@ -73,7 +96,7 @@ fn own_authority(address: &Address) -> http::HeaderValue {
     http::HeaderValue::try_from(text).unwrap_or_else(|_| http::HeaderValue::from_static("localhost"))
 }
 
-async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) -> Result<u16, String> {
+async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) -> Result<Response<Incoming>, String> {
     let text = |error: hyper::Error| error.to_string();
     let request = Request::builder().method(Method::GET).header(header::USER_AGENT, "steadfast-probe");
     if target.settings.http2 {
@@ -93,7 +116,7 @@ async fn ask(io: Io, target: &Target, path: &str, authority: http::HeaderValue) 
 async fn answer_while(
     connection: impl Future<Output = hyper::Result<()>>,
     answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
-) -> Result<u16, String> {
+) -> Result<Response<Incoming>, String> {
     tokio::pin!(connection, answer);
     let answer = tokio::select! {
         biased;
@@ -104,5 +127,5 @@ async fn answer_while(
             Err(error) => Err(error),
         },
     };
-    answer.map(|response| response.status().as_u16()).map_err(|error| error.to_string())
+    answer.map_err(|error| error.to_string())
 }

@@ -267,6 +267,12 @@ impl Affinity {
         }
     }
 
+    /// What a value of the pin cookie says, whoever sends it; for people who ask.
+    pub fn explain(&self, value: &[u8], now: Wall) -> Option<(Recalled, Pin)> {
+        let (pin, key) = self.sealer.open(value).ok()?;
+        (self.has_own_cookie() && pin.pool == self.pool[key]).then(|| (self.judge(pin, key, now), pin))
+    }
+
     /// Reads the pin of a request. Over TLS only the prefixed name is believed: a plain one may have been planted by
     /// another host or over http. Of several cookies of the name, the newest one that opens counts.
     fn recall_pin(&self, headers: &HeaderMap, https: bool, now: Wall) -> Recalled {

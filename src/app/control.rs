@@ -13,6 +13,7 @@ use super::worker::{Command, Handle};
 use super::{AppError, bind_all, listen, set_ready};
 use crate::admin;
 use crate::clock::Clock;
+use crate::config::LoadError;
 use crate::metrics::WorkerId;
 use crate::probe;
 use crate::proxy::AccessLogs;
@@ -60,9 +61,10 @@ impl Control {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (changed, mut changes) = mpsc::channel::<()>(1);
+        let (reloads, mut asked) = mpsc::channel::<admin::ReloadRequest>(16);
         tracing::info!(address = %admin.local(), "admin surface");
         let mut tasks = vec![
-            Owned::spawn(admin::serve(admin, Arc::clone(&self.runtime), true)),
+            Owned::spawn(admin::serve(admin, Arc::clone(&self.runtime), Some(reloads))),
             Owned::spawn(keep_time()),
             Owned::spawn(keep_names(Arc::clone(&self.runtime))),
             Owned::spawn(watch(Arc::clone(&self.runtime), move || {
@@ -72,7 +74,7 @@ impl Control {
         ];
         if let Some(scrape) = scrape {
             tracing::info!(address = %scrape.local(), "metrics");
-            tasks.push(Owned::spawn(admin::serve(scrape, Arc::clone(&self.runtime), false)));
+            tasks.push(Owned::spawn(admin::serve(scrape, Arc::clone(&self.runtime), None)));
         }
         let mut probing = Probing::new();
         self.probe(&mut probing);
@@ -80,13 +82,23 @@ impl Control {
         // A reload may wait for files and names; signals must not wait for it.
         let mut reloading: Option<Reloading> = None;
         let mut again = false;
+        // Who waits for the reload under way, and who for the one after.
+        let (mut served, mut waiting): (Vec<admin::ReloadRequest>, Vec<admin::ReloadRequest>) = Default::default();
         loop {
             tokio::select! {
                 _ = hangup.recv() => again = true,
                 Some(()) = changes.recv() => again = true,
+                Some(request) = asked.recv() => {
+                    waiting.push(request);
+                    again = true;
+                }
                 reloaded = finished(&mut reloading) => {
                     reloading = None;
-                    self.take_over(reloaded, &mut probing);
+                    let result = self.take_over(reloaded, &mut probing);
+                    for request in served.drain(..) {
+                        // Who asked may have gone.
+                        let _ = request.send(result.clone());
+                    }
                 }
                 _ = reopen.recv() => if let Some(logs) = &self.logs { logs.reopen() },
                 _ = terminate.recv() => break,
@@ -94,6 +106,7 @@ impl Control {
             }
             if again && reloading.is_none() {
                 again = false;
+                served.append(&mut waiting);
                 reloading = Some(self.start_reload());
             }
         }
@@ -116,7 +129,11 @@ impl Control {
     }
 
     /// Puts a finished reload to work, or says why there is none.
-    fn take_over(&mut self, reloaded: Result<ReloadResult, JoinError>, probing: &mut Probing) {
+    fn take_over(
+        &mut self,
+        reloaded: Result<ReloadResult, JoinError>,
+        probing: &mut Probing,
+    ) -> Result<(), serde_json::Value> {
         match reloaded {
             Ok(Ok((reloaded, sockets))) => {
                 if !reloaded.warnings.problems.is_empty() {
@@ -128,9 +145,16 @@ impl Control {
                 listen(&self.workers, &reloaded.snapshot, sockets);
                 self.probe(probing);
                 tracing::info!("configuration reloaded");
+                Ok(())
             }
-            Ok(Err(error)) => reject(&error),
-            Err(error) => tracing::error!(%error, "the reload failed; nothing has changed"),
+            Ok(Err(error)) => {
+                reject(&error);
+                Err(problems_of(&error))
+            }
+            Err(error) => {
+                tracing::error!(%error, "the reload failed; nothing has changed");
+                Err(serde_json::json!([{ "severity": "error", "message": error.to_string() }]))
+            }
         }
     }
 
@@ -180,6 +204,14 @@ impl Control {
     }
 }
 
+/// Every reason, for programs.
+fn problems_of(error: &ReloadError) -> serde_json::Value {
+    match error {
+        ReloadError::Load(LoadError::Problems(report)) => report.json(),
+        other => serde_json::json!([{ "severity": "error", "message": other.to_string() }]),
+    }
+}
+
 fn reject(error: &ReloadError) {
     tracing::error!("the configuration was rejected; nothing has changed");
     eprintln!("{error}");
@@ -214,6 +246,8 @@ async fn keep_names(runtime: Arc<Runtime>) {
         if all {
             last = Clock::now();
         }
+        // Servers say on probes how much they want; schedules follow within a second.
+        snapshot.pools.iter().for_each(|entry| entry.pool.reweigh());
         let targets = snapshot.pools.iter().flat_map(|entry| entry.all_targets());
         let due = targets.filter(|target| target.take_stale_name() || all);
         join_all(due.map(|target| resolve(target))).await;

@@ -50,6 +50,20 @@ pub fn load(path: &Path, known_hosts: &HashSet<String>) -> Result<Loaded, LoadEr
     parse(path, source, known_hosts).map_err(LoadError::Problems)
 }
 
+/// Only the admin address of a file: whoever wants to talk to a proxy need not be able to read its keys.
+pub fn admin_address(path: &Path) -> Result<AdminAddress, LoadError> {
+    let source = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
+    let problems = Problems::default();
+    let address = {
+        let (document, _) = DeTable::parse_recoverable(&source);
+        resolve::admin_address(document.get_ref(), path, &problems)
+    };
+    address.ok_or_else(|| {
+        let path = path.display().to_string();
+        LoadError::Problems(Report { path, source, files: Vec::new(), problems: problems.into_sorted() })
+    })
+}
+
 /// Reads the text of a file; paths in it are relative to the file's directory.
 fn parse(path: &Path, source: String, known_hosts: &HashSet<String>) -> Result<Loaded, Report> {
     let problems = Problems::default();

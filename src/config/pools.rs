@@ -66,6 +66,7 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
         outlier: outlier(&section.section("outlier")),
         timeouts: timeouts(&section.section("timeouts")),
         retry: retry(&section.section("retry")),
+        drain_deadline: section.section("drain").duration_if_any("deadline"),
         name: name.value.as_str().into(),
     };
     Some(pool)

@@ -202,6 +202,14 @@ fn secret(context: &Context<'_>, text: &Located<String>) -> Option<String> {
     read.map_err(|message| context.error(text.span.clone(), message, None)).ok()
 }
 
+/// The admin address alone.
+pub(super) fn admin_address(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<AdminAddress> {
+    let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+    let known_hosts = HashSet::new();
+    let context = Context { problems, directory, files: RefCell::default(), known_hosts: &known_hosts };
+    admin(&context, &Section::root(document).section("admin")).map(|admin| admin.address)
+}
+
 fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
     let address = section.text("address")?;
     let parsed = match address.value.strip_prefix("unix:") {

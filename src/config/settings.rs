@@ -142,6 +142,8 @@ pub struct PoolSettings {
     pub outlier: OutlierSettings,
     pub timeouts: Timeouts,
     pub retry: Retry,
+    /// `[pool.drain] deadline`; none: a drain waits for the last session.
+    pub drain_deadline: Option<Duration>,
 }
 
 /// `[[pool.server]]`.

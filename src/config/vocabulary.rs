@@ -342,6 +342,7 @@ static POOL: Table = Table {
         key("outlier", Kind::Table(&OUTLIER), Nothing(""), "Passive ejection."),
         key("timeouts", Kind::Table(&TIMEOUTS), Nothing(""), "How long servers may take."),
         key("connections", Kind::Table(&CONNECTIONS), Nothing(""), "Connections to servers."),
+        key("drain", Kind::Table(&DRAIN), Nothing(""), "Taking a server out without losing its sessions."),
         key("retry", Kind::Table(&RETRY), Nothing(""), "Further attempts."),
         key("tls", Kind::Table(&POOL_TLS), Nothing(""), "TLS to the servers; absent: none."),
         key("http", Kind::Table(&HTTP), Nothing(""), "HTTP to the servers."),
@@ -495,6 +496,17 @@ static CONNECTIONS: Table = Table {
     path: "pool.connections",
     doc: "Connections to servers.",
     keys: &[key("idle", Kind::Integer { min: 0, max: 100_000 }, Is("32"), "Kept per server and worker.")],
+};
+
+static DRAIN: Table = Table {
+    path: "pool.drain",
+    doc: "Taking a server out without losing its sessions.",
+    keys: &[key(
+        "deadline",
+        Kind::Duration,
+        Is("\"0s\""),
+        "Then the sessions that are left move; 0: wait for the last one.",
+    )],
 };
 
 static RETRY: Table = Table {

@@ -6,6 +6,7 @@
 
 mod line;
 mod server;
+mod wish;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 pub use line::Waiting;
 pub use server::{InFlight, Server, ServerSettings, ServerState};
+pub use wish::{Wish, Wishes, parse_own_word};
+
+use arc_swap::ArcSwap;
 
 use crate::affinity::{Affinity, Preference};
 use crate::balance::{Balance, Candidates, Chance, Policy, mix, rendezvous};
@@ -38,8 +42,9 @@ pub struct Pool {
     pub metrics: Arc<PoolMetrics>,
     pub outlier: OutlierSettings,
     pub rules: PinRules,
-    /// Servers that serve, and those for when none of them can.
-    tiers: [Tier; 2],
+    /// Servers that serve, and those for when none of them can; made anew when a weight changes.
+    tiers: ArcSwap<[Tier; 2]>,
+    balance: Balance,
     /// Where round-robin stands, per worker.
     turns: Box<[AtomicU32]>,
     retries: Arc<Retries>,
@@ -64,7 +69,16 @@ pub struct PoolParts {
 
 struct Tier {
     members: Vec<usize>,
+    weights: Vec<u32>,
     policy: Policy,
+}
+
+fn build_tiers(servers: &[Server], balance: Balance) -> [Tier; 2] {
+    [false, true].map(|backup| {
+        let members: Vec<usize> = (0..servers.len()).filter(|at| servers[*at].settings.backup == backup).collect();
+        let weights: Vec<u32> = members.iter().map(|at| servers[*at].weight()).collect();
+        Tier { policy: Policy::new(balance, &weights), members, weights }
+    })
 }
 
 /// The servers that earlier attempts of an exchange went to.
@@ -174,14 +188,9 @@ pub struct NoServer(pub Verdict);
 impl Pool {
     /// The one constructor, for serving and for models alike.
     pub fn build(parts: PoolParts, random: &mut fastrand::Rng) -> Self {
-        let tier = |backup: bool| {
-            let members: Vec<usize> =
-                (0..parts.servers.len()).filter(|at| parts.servers[*at].settings.backup == backup).collect();
-            let weights: Vec<u32> = members.iter().map(|at| parts.servers[*at].settings.weight).collect();
-            Tier { members, policy: Policy::new(parts.balance, &weights) }
-        };
         Pool {
-            tiers: [tier(false), tier(true)],
+            tiers: ArcSwap::from_pointee(build_tiers(&parts.servers, parts.balance)),
+            balance: parts.balance,
             // Each worker begins at a random place, or n workers would send n newcomers to the first server.
             turns: (0..=parts.workers).map(|_| AtomicU32::new(random.u32(..))).collect(),
             name: parts.name,
@@ -246,7 +255,7 @@ impl Pool {
         }
         let hard = self.rules.kind == PinKind::Hard;
         let unfit = if hard {
-            self.servers[server].unfit_for_pinned()
+            self.servers[server].unfit_for_pinned(ask.now)
         } else {
             self.servers[server].unfit(ask.now).filter(|why| *why != Ineligible::Weightless)
         };
@@ -277,9 +286,10 @@ impl Pool {
     ) -> Choice {
         let PinKind::Soft { margin } = self.rules.kind else { return Choice::Server(server, Verdict::Kept) };
         let margin = f64::from(margin);
-        let load = |server: &Server| f64::from(server.state.in_flight()) / f64::from(server.settings.weight.max(1));
+        let load = |server: &Server| f64::from(server.state.in_flight()) / f64::from(server.weight().max(1));
+        let tiers = self.tiers.load();
         let best =
-            self.tiers.iter().find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now }, random));
+            tiers.iter().find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now }, random));
         let Some(best) = best.filter(|best| load(&self.servers[server]) > best + margin) else {
             return Choice::Server(server, Verdict::Kept);
         };
@@ -292,8 +302,9 @@ impl Pool {
 
     /// The first of the rendezvous order of a key over all servers, whether they can serve or not.
     fn home_of(&self, key: u64) -> Option<usize> {
-        let members = &self.tiers[0].members;
-        let all = members.iter().map(|at| (*at, self.servers[*at].identity, self.servers[*at].settings.weight));
+        let tiers = self.tiers.load();
+        let members = tiers[0].members.iter().zip(&tiers[0].weights);
+        let all = members.map(|(at, weight)| (*at, self.servers[*at].identity, *weight));
         rendezvous(mix(key), all.filter(|(_, _, weight)| *weight > 0))
     }
 
@@ -310,7 +321,8 @@ impl Pool {
         random: &mut fastrand::Rng,
     ) -> Result<Choice, NoServer> {
         let mut chance = Chance { random, turn: &self.turns[ask.worker.0], key: ask.key };
-        let chosen = self.tiers.iter().find_map(|tier| {
+        let tiers = self.tiers.load();
+        let chosen = tiers.iter().find_map(|tier| {
             let view = TierView { pool: self, tier, out, now: ask.now };
             tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
         });
@@ -320,10 +332,10 @@ impl Pool {
     /// Where a session moves to: the weighted rendezvous of its id over the eligible servers, so that concurrent
     /// requests, other workers and other proxies move it to the same place.
     fn successor(&self, session: u64, out: &Tried, now: Moment, near: impl Fn(&usize) -> bool) -> Option<usize> {
-        self.tiers.iter().find_map(|tier| {
+        self.tiers.load().iter().find_map(|tier| {
             let view = TierView { pool: self, tier, out, now };
             let eligible = (0..tier.members.len()).filter(|at| view.eligible(*at) && near(&tier.members[*at]));
-            let scored = eligible.map(|at| (at, view.identity(at), self.servers[tier.members[at]].settings.weight));
+            let scored = eligible.map(|at| (at, view.identity(at), tier.weights[at]));
             rendezvous(mix(session), scored).map(|at| tier.members[at])
         })
     }
@@ -357,8 +369,31 @@ impl Pool {
     }
 
     /// Whether any server is at its cap now.
-    pub fn is_any_full(&self) -> bool {
-        self.servers.iter().any(|server| server.unfit_for_pinned() == Some(Ineligible::Full))
+    pub fn is_any_full(&self, now: Moment) -> bool {
+        self.servers.iter().any(|server| server.unfit_for_pinned(now) == Some(Ineligible::Full))
+    }
+
+    /// The policy by which newcomers are placed.
+    pub fn balance(&self) -> Balance {
+        self.balance
+    }
+
+    /// Brings the schedules in line with the weights, where those have changed.
+    pub fn reweigh(&self) {
+        let fits = |tier: &Tier| {
+            tier.members.iter().zip(&tier.weights).all(|(at, weight)| self.servers[*at].weight() == *weight)
+        };
+        if !self.tiers.load().iter().all(fits) {
+            self.tiers.store(Arc::new(build_tiers(&self.servers, self.balance)));
+        }
+    }
+
+    /// What a choice would be now; nothing is entered and nobody waits.
+    pub fn preview(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Result<(usize, Verdict), NoServer> {
+        match self.choose(ask, ask.tried, random)? {
+            Choice::Server(server, verdict) => Ok((server, verdict)),
+            Choice::Line(server) => Ok((server, Verdict::Waited)),
+        }
     }
 }
 
@@ -406,18 +441,26 @@ impl Candidates for TierView<'_> {
 impl Server {
     /// Why the server may not receive a newcomer now.
     pub fn unfit(&self, now: Moment) -> Option<Ineligible> {
-        if self.settings.weight == 0 {
-            return Some(Ineligible::Weightless);
+        match self.state.wishes.effective() {
+            Wish::Maint => return Some(Ineligible::Maint),
+            Wish::Drain => return Some(Ineligible::Draining),
+            Wish::Ready if self.weight() == 0 => return Some(Ineligible::Weightless),
+            Wish::Ready => {}
         }
         if self.state.outlier.is_ejected(now) {
             return Some(Ineligible::Ejected);
         }
-        self.unfit_for_pinned()
+        self.unfit_for_pinned(now)
     }
 
     /// Why the server may not receive a session that is hard-pinned to it: an ejected one still gets those, as the
     /// session's state lives nowhere else.
-    pub fn unfit_for_pinned(&self) -> Option<Ineligible> {
+    pub fn unfit_for_pinned(&self, now: Moment) -> Option<Ineligible> {
+        match self.state.wishes.effective() {
+            Wish::Maint => return Some(Ineligible::Maint),
+            Wish::Drain if self.state.wishes.is_past_deadline(now) => return Some(Ineligible::Draining),
+            Wish::Drain | Wish::Ready => {}
+        }
         if self.state.vitals.is_down() {
             return Some(Ineligible::Down);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::line::Line;
+use super::wish::Wishes;
 use crate::balance::PeakEwma;
 use crate::health::{Outlier, Vitals};
 use crate::metrics::ServerMetrics;
@@ -34,12 +35,18 @@ impl Server {
         let identity = xxhash_rust::xxh3::xxh3_64(settings.name.as_bytes());
         Server { settings, identity, state }
     }
+
+    /// Its weight now: the file's, unless the operator or the server itself has another word.
+    pub fn weight(&self) -> u32 {
+        self.state.wishes.weight(self.settings.weight)
+    }
 }
 
 /// The live state of one (pool, server name). It survives reloads.
 pub struct ServerState {
     in_flight: AtomicU32,
     pub(super) line: Line,
+    pub wishes: Wishes,
     pub latency: PeakEwma,
     pub vitals: Vitals,
     pub outlier: Outlier,
@@ -52,6 +59,7 @@ impl ServerState {
         ServerState {
             in_flight: AtomicU32::new(0),
             line: Line::default(),
+            wishes: Wishes::default(),
             latency: PeakEwma::default(),
             vitals: Vitals::default(),
             outlier: Outlier::default(),

@@ -202,3 +202,27 @@ fn a_hashed_session_has_a_home_and_is_never_new() {
         assert_eq!(now.verdict, wanted);
     }
 }
+
+#[test]
+fn a_draining_server_gets_no_newcomers_and_keeps_its_sessions_until_the_deadline() {
+    let shop = pool(Balance::P2c, &[server("a"), server("b")]);
+    let wishes = &shop.servers[0].state.wishes;
+    wishes.set(Wish::Drain, None);
+    assert!((0..8).all(|_| pick(&shop, FIRST, &[]).unwrap().server == 1));
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Kept);
+    wishes.set(Wish::Drain, Some(NOW));
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Draining));
+    wishes.set(Wish::Maint, None);
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Moved(MovedWhy::Maint));
+    wishes.set(Wish::Ready, None);
+    assert_eq!(pick(&shop, pinned(0), &[]).unwrap().verdict, Verdict::Kept);
+}
+
+#[test]
+fn a_weight_set_while_running_counts_from_then_on() {
+    let shop = pool(Balance::RoundRobin, &[server("a"), server("b")]);
+    shop.servers[0].state.wishes.set_weight(3, 1);
+    shop.reweigh();
+    let of_a = (0..40).filter(|_| pick(&shop, FIRST, &[]).unwrap().server == 0).count();
+    assert_eq!(of_a, 30);
+}

@@ -145,7 +145,7 @@ async fn choose(
         let full = match &picked {
             Ok(Picked::Server(pick)) => pick.verdict == Verdict::Moved(MovedWhy::Full),
             Ok(Picked::Line { .. }) => false,
-            Err(_) => entry.pool.is_any_full(),
+            Err(_) => entry.pool.is_any_full(now),
         };
         if full {
             worker.runtime.metrics.limit_reached(worker.id, Limit::MaxRequests);

@@ -7,7 +7,7 @@ use super::reload::Runtime;
 use crate::clock::Clock;
 use crate::metrics::{LiveGauges, LiveState};
 use crate::names::ServerCondition;
-use crate::pool::ServerState;
+use crate::pool::{ServerState, Wish};
 
 impl LiveState for Runtime {
     fn describe(&self, gauges: &mut LiveGauges) {
@@ -37,11 +37,15 @@ impl LiveState for Runtime {
 }
 
 /// The state that a server is in, the most telling one where several hold.
-fn condition(state: &Arc<ServerState>, now: crate::clock::Moment) -> ServerCondition {
-    if state.vitals.is_down() {
+pub fn condition(state: &Arc<ServerState>, now: crate::clock::Moment) -> ServerCondition {
+    if state.wishes.effective() == Wish::Maint {
+        ServerCondition::Maint
+    } else if state.vitals.is_down() {
         ServerCondition::Down
     } else if state.outlier.is_ejected(now) {
         ServerCondition::Ejected
+    } else if state.wishes.effective() == Wish::Drain {
+        ServerCondition::Drain
     } else {
         ServerCondition::Up
     }

@@ -4,5 +4,6 @@ mod live;
 mod reload;
 mod snapshot;
 
+pub use live::condition;
 pub use reload::{ReloadError, Reloaded, Runtime, watch};
 pub use snapshot::{BuildError, PoolEntry, Snapshot};

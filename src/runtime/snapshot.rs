@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
@@ -51,6 +52,8 @@ pub struct PoolEntry {
     pub timeouts: Timeouts,
     pub retry: Retry,
     pub health: Option<probe::Settings>,
+    /// How long a drain waits for sessions; none: for the last one.
+    pub drain_deadline: Option<Duration>,
 }
 
 impl PoolEntry {
@@ -203,6 +206,7 @@ impl PoolBuilder<'_> {
             timeouts: settings.timeouts,
             retry: settings.retry,
             health: settings.health,
+            drain_deadline: settings.drain_deadline,
         })
     }
 }

@@ -11,7 +11,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("tls", &[]), ("listener", &["tls"]), ("upstream", &["tls"]), ("probe", &["upstream"])],
     &[("config", &[]), ("runtime", &["config"]), ("proxy", &["runtime", "config"])],
     &[("admin", &[])],
-    &[("app", &[]), ("demo", &["app", "cli"]), ("cli", &["app", "demo"]), ("main", &["cli"])],
+    &[("app", &[]), ("ctl", &[]), ("demo", &["app"]), ("cli", &["app", "ctl", "demo"]), ("main", &["cli"])],
 ];
 
 /// What floors 1 and 2 must stay free of: they decide, and touch nothing.

@@ -12,6 +12,7 @@ mod grpc;
 mod headers;
 mod health;
 mod limits;
+mod operator;
 mod reload;
 mod routing;
 mod sticky;

@@ -45,6 +45,8 @@ struct Shared {
     open: AtomicUsize,
     /// Answers /healthz with 503.
     ill: AtomicBool,
+    /// What it says of itself on /healthz.
+    feels: Mutex<String>,
     /// Closes every connection after its first answer, without saying so.
     closes: AtomicBool,
 }
@@ -158,6 +160,11 @@ impl Origin {
         self.shared.ill.store(ill, Ordering::SeqCst);
     }
 
+    /// Its own word on probes; empty for none.
+    pub fn feel(&self, word: &str) {
+        *self.shared.feels.lock().unwrap() = word.to_owned();
+    }
+
     pub fn close_after_each_answer(&self) {
         self.shared.closes.store(true, Ordering::SeqCst);
     }
@@ -267,7 +274,12 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
     let path = request.uri().path().to_owned();
     if path == "/healthz" {
         let status = if shared.ill.load(Ordering::SeqCst) { 503 } else { 200 };
-        return Ok(reply(status, name, full("")));
+        let mut answer = reply(status, name, full(""));
+        let feels = shared.feels.lock().unwrap().clone();
+        if !feels.is_empty() {
+            answer.headers_mut().insert("steadfast-state", feels.parse().unwrap());
+        }
+        return Ok(answer);
     }
     let upgrade = request.headers().get(header::UPGRADE).is_some().then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();

@@ -95,10 +95,15 @@ impl Proxy {
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
+    /// Where the admin surface is.
+    pub fn admin_address(&self) -> SocketAddr {
+        let line = self.logged("admin surface").expect("it was announced");
+        after(&line, "address=").parse().expect("an address")
+    }
+
     /// The body of a page of the admin surface, once it is there.
     pub fn admin(&self, path: &str) -> Option<String> {
-        let address = after(&self.logged("admin surface")?, "address=").parse().ok()?;
-        Client::plain(address).host("localhost").try_get(path).ok().map(|reply| reply.text())
+        Client::plain(self.admin_address()).host("localhost").try_get(path).ok().map(|reply| reply.text())
     }
 
     /// The sum of the values of a metric whose labels contain all of these.

@@ -1,4 +1,6 @@
-//! The admin surface: metrics and health, on an address that clients do not reach.
+//! The admin surface: metrics, health and the operator's hands, on an address that clients do not reach.
+
+mod api;
 
 use std::convert::Infallible;
 use std::io;
@@ -17,8 +19,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::AdminAddress;
 use crate::metrics;
@@ -74,22 +78,26 @@ impl Socket {
     }
 }
 
+/// A reload that the API asks for, and where its result goes: none for taken, or every problem.
+pub type ReloadRequest = oneshot::Sender<Result<(), Value>>;
+
 struct Surface {
     runtime: Arc<Runtime>,
+    /// Who reloads; none on the address that only serves metrics.
+    reloads: Option<mpsc::Sender<ReloadRequest>>,
     registry: Registry,
-    /// Whether requests must name a local host, so that a page cannot reach us by a name that it rebinds.
-    local_hosts_only: bool,
     places: tokio::sync::Semaphore,
 }
 
-/// Serves one address for as long as the future is polled.
-pub async fn serve(socket: Socket, runtime: Arc<Runtime>, local_hosts_only: bool) {
+/// Serves one address for as long as the future is polled. With someone to ask for reloads it is the operator's, else it
+/// has metrics and health only.
+pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::Sender<ReloadRequest>>) {
     let registry = match runtime.metrics.registry() {
         Ok(registry) => registry,
         Err(error) => return tracing::error!(%error, "metrics cannot be registered"),
     };
     let places = tokio::sync::Semaphore::new(MOST_CONNECTIONS);
-    let surface = Rc::new(Surface { runtime, registry, local_hosts_only, places });
+    let surface = Rc::new(Surface { runtime, registry, reloads, places });
     let ended = match socket {
         Socket::Tcp(listener) => match TcpListener::from_std(listener) {
             Ok(listener) => loop {
@@ -124,8 +132,8 @@ fn open(surface: &Rc<Surface>, stream: impl AsyncRead + AsyncWrite + Unpin + 'st
     tasks::spawn(async move {
         let Ok(_place) = surface.places.try_acquire() else { return };
         let service = service_fn(|request| {
-            let response = surface.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let surface = Rc::clone(&surface);
+            async move { Ok::<_, Infallible>(surface.answer(request).await) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
@@ -134,9 +142,14 @@ fn open(surface: &Rc<Surface>, stream: impl AsyncRead + AsyncWrite + Unpin + 'st
 }
 
 impl Surface {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if self.local_hosts_only && !names_local_host(request) {
-            return problem(StatusCode::FORBIDDEN, "The Host of the request is not this address.");
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if let Some(reloads) = &self.reloads {
+            if let Err(why) = check_origin(&request) {
+                return problem(StatusCode::FORBIDDEN, why);
+            }
+            if request.uri().path().starts_with(api::PREFIX) {
+                return api::answer(&self.runtime, reloads, request).await;
+            }
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return problem(StatusCode::METHOD_NOT_ALLOWED, "Only GET is served here.");
@@ -149,14 +162,28 @@ impl Surface {
             "/healthz" => reply(StatusCode::OK, "text/plain", "ok\n"),
             "/readyz" if self.runtime.ready.load(Ordering::Relaxed) => reply(StatusCode::OK, "text/plain", "ready\n"),
             "/readyz" => reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
-            _ => problem(StatusCode::NOT_FOUND, "There is /metrics, /healthz and /readyz."),
+            _ => problem(StatusCode::NOT_FOUND, "There is /metrics, /healthz, /readyz, and the API under /api/v1/."),
         }
     }
 }
 
+/// A page must not drive this surface: not by a name that it rebinds to us, and not from another origin.
+fn check_origin(request: &Request<Incoming>) -> Result<(), &'static str> {
+    let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("unreadable"));
+    let host = text(header::HOST);
+    if host.is_some_and(|host| !is_local(host)) {
+        return Err("The Host of the request is not this address.");
+    }
+    let safe = request.method() == Method::GET || request.method() == Method::HEAD;
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
+    if !safe && text(header::ORIGIN).is_some_and(|origin| !own(origin)) {
+        return Err("The request comes from another origin.");
+    }
+    Ok(())
+}
+
 /// A loopback literal, or localhost.
-fn names_local_host(request: &Request<Incoming>) -> bool {
-    let Some(host) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+fn is_local(host: &str) -> bool {
     let Some(authority) = Authority::parse(host) else { return false };
     let address = authority.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     authority.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
