@@ -88,6 +88,9 @@ enum CtlAction {
         /// Then the sessions that are left move, as "10m"; default: [pool.drain] deadline
         #[arg(long)]
         deadline: Option<String>,
+        /// Return when it is safe to stop the server: no session remaining, nothing in flight
+        #[arg(long)]
+        wait: bool,
     },
     /// Take a drain or maint back
     Ready {
@@ -192,7 +195,7 @@ fn control(config: Option<PathBuf>, address: Option<&str>, json: bool, action: C
     let action = match action {
         CtlAction::Status => ctl::Action::Status,
         CtlAction::Pools => ctl::Action::Pools,
-        CtlAction::Drain { server, deadline } => ctl::Action::Drain { server, deadline },
+        CtlAction::Drain { server, deadline, wait } => ctl::Action::Drain { server, deadline, wait },
         CtlAction::Ready { server } => ctl::Action::Ready(server),
         CtlAction::Maint { server } => ctl::Action::Maint(server),
         CtlAction::Weight { server, weight } => ctl::Action::Weight { server, weight },

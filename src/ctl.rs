@@ -1,5 +1,6 @@
 //! `steadfast ctl`: the operator's hands, over the admin API.
 
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::tasks;
 pub enum Action {
     Status,
     Pools,
-    Drain { server: ServerRef, deadline: Option<String> },
+    Drain { server: ServerRef, deadline: Option<String>, wait: bool },
     Ready(ServerRef),
     Maint(ServerRef),
     Weight { server: ServerRef, weight: u32 },
@@ -73,19 +74,56 @@ pub fn run(address: &AdminAddress, action: Action, as_json: bool) -> Result<Stri
         if !status.is_success() {
             return Err(CtlError::Refused(refusal(&value)));
         }
+        let value = match &action {
+            Action::Drain { server, wait: true, .. } => wait_until_safe(address, server).await?,
+            _ => value,
+        };
         Ok(if as_json { format!("{value:#}\n") } else { for_people(&action, &value) })
     })
 }
 
+/// Asks until the server has no session and no exchange left. On a terminal it says how far that is.
+async fn wait_until_safe(address: &AdminAddress, at: &ServerRef) -> Result<Value, CtlError> {
+    let path = format!("/api/v1/pools/{}", encode(&at.pool));
+    loop {
+        let (_, pool) = call(address, Method::GET, &path, None).await?;
+        let found =
+            pool["servers"].as_array().into_iter().flatten().find(|server| server["name"] == at.server.as_str());
+        let Some(server) = found else {
+            return Err(CtlError::Refused(format!("There is no server {} any more.", at.server)));
+        };
+        let drain = &server["drain"];
+        if drain.is_null() {
+            return Err(CtlError::Refused(format!("{} is no longer draining.", at.server)));
+        }
+        if drain["safe_to_stop"] == true {
+            return Ok(server.clone());
+        }
+        show_progress(drain, &server["in_flight"]);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+fn show_progress(drain: &Value, in_flight: &Value) {
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let eta = drain["eta_s"].as_f64().map(|seconds| format!(", about {seconds:.0} s to go")).unwrap_or_default();
+        // A closed terminal has nobody to tell.
+        let _ = write!(out, "\r{} sessions remaining, {in_flight} in flight{eta}    ", drain["remaining"]);
+    }
+}
+
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 fn request_of(action: &Action) -> (Method, String, Option<Value>) {
     let server = |at: &ServerRef, what: &str| {
-        let encode =
-            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
         format!("/api/v1/pools/{}/servers/{}/{what}", encode(&at.pool), encode(&at.server))
     };
     match action {
         Action::Status | Action::Pools => (Method::GET, "/api/v1/pools".to_owned(), None),
-        Action::Drain { server: at, deadline } => {
+        Action::Drain { server: at, deadline, .. } => {
             let body = deadline.as_ref().map(|deadline| json!({ "deadline": deadline }));
             (Method::POST, server(at, "drain"), body)
         }
@@ -160,8 +198,14 @@ fn for_people(action: &Action, value: &Value) -> String {
         Action::Explain(_) => explanation(value),
         _ => {
             let text = |key: &str| value[key].as_str().unwrap_or_default();
+            let drain = &value["drain"];
+            let drain = match drain["safe_to_stop"].as_bool() {
+                Some(true) => ": safe to stop".to_owned(),
+                Some(false) => format!(": {} sessions remaining", drain["remaining"]),
+                None => String::new(),
+            };
             format!(
-                "{}: {}, wish {}, weight {}, {} in flight\n",
+                "{}: {}{drain}, wish {}, weight {}, {} in flight\n",
                 text("name"),
                 text("state"),
                 text("wish"),
@@ -188,8 +232,8 @@ fn status(pools: &Value) -> String {
     pools.as_array().into_iter().flatten().map(line).collect()
 }
 
-const COLUMNS: [&str; 9] =
-    ["pool", "server", "address", "state", "newcomers", "weight", "in flight", "waiting", "latency"];
+const COLUMNS: [&str; 10] =
+    ["pool", "server", "address", "state", "newcomers", "weight", "sessions", "in flight", "waiting", "latency"];
 
 /// A line per server, in columns.
 fn table(pools: &Value) -> String {
@@ -204,6 +248,7 @@ fn table(pools: &Value) -> String {
                 text("state"),
                 text("newcomers"),
                 server["weight"].to_string(),
+                server["sessions"].to_string(),
                 server["in_flight"].to_string(),
                 server["waiting"].to_string(),
                 format!("{} ms", server["latency_ms"]),
@@ -212,7 +257,7 @@ fn table(pools: &Value) -> String {
     }
     let widths: Vec<usize> =
         (0..COLUMNS.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };

@@ -106,17 +106,20 @@ fn describe_pool(entry: &PoolEntry) -> Value {
         "mode": if entry.pool.affinity.is_some() { "sticky" } else { "none" },
         "balance": entry.pool.balance().as_str(),
         "servers": entry.pool.servers.iter().zip(&entry.targets).map(|(server, target)| {
-            let mut described = describe_server(server, now);
+            let mut described = describe_server(entry, server, now);
             described["address"] = json!(target.settings.address.to_string());
             described
         }).collect::<Value>(),
     })
 }
 
-fn describe_server(server: &Server, now: Moment) -> Value {
+fn describe_server(entry: &PoolEntry, server: &Server, now: Moment) -> Value {
     let (own, percent) = server.state.wishes.of_server();
     let deadline = server.state.wishes.deadline().map(|deadline| deadline.since(now).as_secs_f64());
+    let drain = (server.state.wishes.effective() == Wish::Drain).then(|| describe_drain(entry, server, now));
     json!({
+        "drain": drain,
+        "sessions": server.state.sessions.count(now, entry.session_window),
         "name": &*server.settings.name,
         "state": condition(&server.state, now).as_str(),
         "newcomers": server.unfit(now).map_or("eligible", Ineligible::as_str),
@@ -134,6 +137,16 @@ fn describe_server(server: &Server, now: Moment) -> Value {
     })
 }
 
+fn describe_drain(entry: &PoolEntry, server: &Server, now: Moment) -> Value {
+    let countdown = server.countdown(now, entry.session_window);
+    json!({
+        "remaining": countdown.remaining,
+        "half_life_s": countdown.half_life.map(|span| span.as_secs_f64()),
+        "eta_s": countdown.eta.map(|span| span.as_secs_f64()),
+        "safe_to_stop": countdown.remaining == 0 && server.state.in_flight() == 0,
+    })
+}
+
 fn set_wish(entry: &PoolEntry, server: &Server, wish: &str, body: &Value) -> Answer {
     let wish = Wish::from_word(wish).unwrap_or(Wish::Ready);
     let deadline = match body.get("deadline") {
@@ -145,9 +158,12 @@ fn set_wish(entry: &PoolEntry, server: &Server, wish: &str, body: &Value) -> Ans
     };
     let now = Clock::now();
     let deadline = deadline.or(entry.drain_deadline).filter(|_| wish == Wish::Drain);
+    if wish == Wish::Drain && server.state.wishes.of_operator() != Wish::Drain {
+        server.state.sessions.begin_drain(now, entry.session_window);
+    }
     server.state.wishes.set(wish, deadline.map(|span| now + span));
     tracing::info!(pool = %entry.pool.name, server = %server.settings.name, %wish, ?deadline, "the operator's wish");
-    Ok(describe_server(server, now))
+    Ok(describe_server(entry, server, now))
 }
 
 fn duration_of(value: &Value) -> Result<Duration, Refusal> {
@@ -162,7 +178,7 @@ fn set_weight(entry: &PoolEntry, server: &Server, body: &Value) -> Answer {
     server.state.wishes.set_weight(weight, server.settings.weight);
     entry.pool.reweigh();
     tracing::info!(pool = %entry.pool.name, server = %server.settings.name, weight, "the operator's weight");
-    Ok(describe_server(server, Clock::now()))
+    Ok(describe_server(entry, server, Clock::now()))
 }
 
 async fn reload(reloads: &mpsc::Sender<ReloadRequest>) -> Answer {

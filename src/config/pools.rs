@@ -67,6 +67,7 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
         timeouts: timeouts(&section.section("timeouts")),
         retry: retry(&section.section("retry")),
         drain_deadline: section.section("drain").duration_if_any("deadline"),
+        session_window: section.section("drain").duration("idle"),
         name: name.value.as_str().into(),
     };
     Some(pool)

@@ -144,6 +144,8 @@ pub struct PoolSettings {
     pub retry: Retry,
     /// `[pool.drain] deadline`; none: a drain waits for the last session.
     pub drain_deadline: Option<Duration>,
+    /// `[pool.drain] idle`: a session not seen for so long no longer counts.
+    pub session_window: Duration,
 }
 
 /// `[[pool.server]]`.

@@ -501,12 +501,20 @@ static CONNECTIONS: Table = Table {
 static DRAIN: Table = Table {
     path: "pool.drain",
     doc: "Taking a server out without losing its sessions.",
-    keys: &[key(
-        "deadline",
-        Kind::Duration,
-        Is("\"0s\""),
-        "Then the sessions that are left move; 0: wait for the last one.",
-    )],
+    keys: &[
+        key(
+            "deadline",
+            Kind::Duration,
+            Is("\"0s\""),
+            "Then the sessions that are left move; 0: wait for the last one.",
+        ),
+        key(
+            "idle",
+            Kind::LongerThanZero,
+            Is("\"10m\""),
+            "A session not seen for so long no longer counts as remaining.",
+        ),
+    ],
 };
 
 static RETRY: Table = Table {

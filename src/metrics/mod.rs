@@ -132,6 +132,8 @@ pub trait LiveState: Send + Sync {
 pub struct LiveGauges {
     in_flight: Family,
     queue_length: Family,
+    sessions: Family,
+    remaining: Family,
     connections: Family,
     server_state: Family,
     certificate_expiry: Family,
@@ -142,6 +144,14 @@ impl LiveGauges {
         LiveGauges {
             in_flight: Family::gauge("steadfast_in_flight", "Exchanges a server is working on now."),
             queue_length: Family::gauge("steadfast_queue_length", "Exchanges in the waiting line of a server."),
+            sessions: Family::gauge(
+                "steadfast_sessions",
+                "Distinct sessions that came back within the drain-idle window.",
+            ),
+            remaining: Family::gauge(
+                "steadfast_drain_sessions_remaining",
+                "Sessions that a draining server still has.",
+            ),
             connections: Family::gauge("steadfast_upstream_connections", "Connections to servers."),
             server_state: Family::gauge("steadfast_server_state", "1 for the state that a server is in."),
             certificate_expiry: Family::gauge(
@@ -159,6 +169,16 @@ impl LiveGauges {
     /// Exchanges that wait for a place on a server.
     pub fn queue_length(&mut self, pool: &str, server: &str, count: u32) {
         self.queue_length.value(&[("pool", pool), ("server", server)], f64::from(count));
+    }
+
+    /// Distinct sessions of a server.
+    pub fn sessions(&mut self, pool: &str, server: &str, count: u64) {
+        self.sessions.value(&[("pool", pool), ("server", server)], count as f64);
+    }
+
+    /// Sessions that a draining server still has.
+    pub fn drain_remaining(&mut self, pool: &str, server: &str, count: u64) {
+        self.remaining.value(&[("pool", pool), ("server", server)], count as f64);
     }
 
     /// Connections to a server.
@@ -297,6 +317,8 @@ impl Metrics {
         families.extend([
             gauges.in_flight,
             gauges.queue_length,
+            gauges.sessions,
+            gauges.remaining,
             gauges.connections,
             gauges.server_state,
             gauges.certificate_expiry,

@@ -6,6 +6,7 @@
 
 mod line;
 mod server;
+mod sessions;
 mod wish;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use line::Waiting;
 pub use server::{InFlight, Server, ServerSettings, ServerState};
+pub use sessions::{Countdown, Sessions};
 pub use wish::{Wish, Wishes, parse_own_word};
 
 use arc_swap::ArcSwap;

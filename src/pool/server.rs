@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::line::Line;
+use super::sessions::{Countdown, Sessions};
 use super::wish::Wishes;
 use crate::balance::PeakEwma;
+use crate::clock::Moment;
 use crate::health::{Outlier, Vitals};
 use crate::metrics::ServerMetrics;
 
@@ -36,6 +39,14 @@ impl Server {
         Server { settings, identity, state }
     }
 
+    /// How its drain goes. Past the deadline no session remains, by definition.
+    pub fn countdown(&self, now: Moment, window: Duration) -> Countdown {
+        if self.state.wishes.is_past_deadline(now) {
+            return Countdown { remaining: 0, half_life: None, eta: None };
+        }
+        self.state.sessions.countdown(now, window)
+    }
+
     /// Its weight now: the file's, unless the operator or the server itself has another word.
     pub fn weight(&self) -> u32 {
         self.state.wishes.weight(self.settings.weight)
@@ -47,6 +58,7 @@ pub struct ServerState {
     in_flight: AtomicU32,
     pub(super) line: Line,
     pub wishes: Wishes,
+    pub sessions: Sessions,
     pub latency: PeakEwma,
     pub vitals: Vitals,
     pub outlier: Outlier,
@@ -60,6 +72,7 @@ impl ServerState {
             in_flight: AtomicU32::new(0),
             line: Line::default(),
             wishes: Wishes::default(),
+            sessions: Sessions::default(),
             latency: PeakEwma::default(),
             vitals: Vitals::default(),
             outlier: Outlier::default(),

@@ -86,6 +86,10 @@ fn add_pin(
     if away_for_a_moment || matches!(recalled.preference, Preference::None(_)) {
         return;
     }
+    if let Some(session) = recalled.session() {
+        // Only who has come back with its session is one: clients without a cookie jar are none.
+        entry.pool.servers[server].state.sessions.note(session, exchange.arrived, entry.session_window);
+    }
     affinity.learn(recalled, headers, server, now);
     let caching = headers::shared_caching(headers);
     if caching == SharedCaching::Allowed {

@@ -17,6 +17,13 @@ impl LiveState for Runtime {
             for server in &entry.pool.servers {
                 let name = &server.settings.name;
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());
+                if entry.pool.affinity.is_some() {
+                    gauges.sessions(&entry.pool.name, name, server.state.sessions.count(now, entry.session_window));
+                }
+                if server.state.wishes.effective() == Wish::Drain {
+                    let remaining = server.countdown(now, entry.session_window).remaining;
+                    gauges.drain_remaining(&entry.pool.name, name, remaining);
+                }
                 gauges.queue_length(&entry.pool.name, name, server.state.waiting());
                 gauges.upstream_connections(&entry.pool.name, name, &server.state.metrics);
                 gauges.server_state(&entry.pool.name, name, condition(&server.state, now));

@@ -54,6 +54,8 @@ pub struct PoolEntry {
     pub health: Option<probe::Settings>,
     /// How long a drain waits for sessions; none: for the last one.
     pub drain_deadline: Option<Duration>,
+    /// A session not seen for so long no longer counts.
+    pub session_window: Duration,
 }
 
 impl PoolEntry {
@@ -207,6 +209,7 @@ impl PoolBuilder<'_> {
             retry: settings.retry,
             health: settings.health,
             drain_deadline: settings.drain_deadline,
+            session_window: settings.session_window,
         })
     }
 }

@@ -156,3 +156,38 @@ fn the_api_is_not_driven_from_elsewhere_and_errors_are_clear() {
     let named = Command::new(BINARY).args(["ctl", "--address", &address.to_string(), "drain", "a"]).output().unwrap();
     assert_eq!(named.status.code(), Some(2), "a server is POOL/SERVER");
 }
+
+/// HAProxy 2894, ingress-nginx 13484, emissary 1473: a drain needs a remaining count, and a deadline.
+#[test]
+fn a_drain_counts_down_and_says_when_it_is_safe_to_stop() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let proxy = Proxy::start(&plain(&[&a, &b], "[pool.drain]\nidle = \"2s\"\n"));
+    let mut users: Vec<(Client, String)> = (0..200)
+        .map(|_| {
+            let mut client = proxy.client();
+            let home = client.get("/").origin();
+            (client, home)
+        })
+        .collect();
+    let of_a = users.iter().filter(|(_, home)| home == "a").count();
+    for (client, home) in &mut users {
+        assert_eq!(client.get("/").origin(), *home);
+    }
+    let sessions = || proxy.metric("steadfast_sessions", &["server=\"a\""]);
+    assert!(sessions() >= of_a as f64 * 0.5, "{} of {of_a}", sessions());
+    let drained = std::thread::scope(|scope| {
+        let drained = scope.spawn(|| ctl(&proxy, &["drain", "shop/a", "--wait"]));
+        eventually("a drains", || proxy.metric("steadfast_server_state", &["server=\"a\"", "state=\"drain\""]) == 1.0);
+        let last = std::time::Instant::now();
+        for (client, home) in &mut users {
+            assert_eq!(client.get("/").origin(), *home, "who is there stays, and gets no error");
+        }
+        assert!((0..20).all(|_| proxy.client().get("/").origin() == "b"), "no new session lands on it");
+        let remaining = || proxy.metric("steadfast_drain_sessions_remaining", &["server=\"a\""]);
+        assert!(remaining() > 0.0);
+        eventually("none remains", || remaining() == 0.0);
+        println!("none remained {:?} after the last request", last.elapsed());
+        drained.join().unwrap()
+    });
+    assert!(drained.0 == 0 && drained.1.contains("safe to stop"), "{}", drained.1);
+}
