@@ -14,7 +14,7 @@
 //!
 //! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
-//! [`balance`], [`affinity`], [`health`], [`headers`]); state ([`pool`]); effects ([`tls`], [`listener`],
+//! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`]); state ([`pool`]); effects ([`tls`], [`listener`],
 //! [`upstream`], [`probe`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`]); and the shell
 //! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
@@ -29,6 +29,7 @@ pub mod ctl;
 pub mod demo;
 pub mod headers;
 pub mod health;
+pub mod imbalance;
 pub mod keys;
 pub mod listener;
 pub mod metrics;

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{ReloadRequest, problem, reply};
 use crate::clock::{Clock, Moment};
 use crate::config::parse_duration;
+use crate::imbalance::Measures;
 use crate::names::{Ineligible, Verdict};
 use crate::pool::{Ask, NoServer, Server, Tried, Wish};
 use crate::runtime::{PoolEntry, Runtime, Snapshot, condition};
@@ -101,15 +102,28 @@ async fn body_of(request: Request<Incoming>) -> Result<Value, Refusal> {
 
 fn describe_pool(entry: &PoolEntry) -> Value {
     let now = Clock::now();
+    let imbalance = *entry.imbalance.lock();
     json!({
         "name": &*entry.pool.name,
         "mode": if entry.pool.affinity.is_some() { "sticky" } else { "none" },
         "balance": entry.pool.balance().as_str(),
+        "imbalance": {
+            "requests": measures(imbalance.requests),
+            "in_flight": measures(imbalance.in_flight),
+            "sessions": measures(imbalance.sessions),
+        },
         "servers": entry.pool.servers.iter().zip(&entry.targets).map(|(server, target)| {
             let mut described = describe_server(entry, server, now);
             described["address"] = json!(target.settings.address.to_string());
             described
         }).collect::<Value>(),
+    })
+}
+
+fn measures(measures: Option<Measures>) -> Value {
+    let rounded = |value: f64| (value * 1e3).round() / 1e3;
+    measures.map_or(Value::Null, |measures| {
+        measures.named().into_iter().map(|(name, value)| (name, json!(rounded(value)))).collect()
     })
 }
 

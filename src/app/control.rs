@@ -15,6 +15,7 @@ use crate::admin;
 use crate::clock::Clock;
 use crate::config::LoadError;
 use crate::metrics::WorkerId;
+use crate::pool::{LoadWindow, SAMPLE_EVERY};
 use crate::probe;
 use crate::proxy::AccessLogs;
 use crate::runtime::{ReloadError, Reloaded, Runtime, Snapshot, watch};
@@ -67,6 +68,7 @@ impl Control {
             Owned::spawn(admin::serve(admin, Arc::clone(&self.runtime), Some(reloads))),
             Owned::spawn(keep_time()),
             Owned::spawn(keep_names(Arc::clone(&self.runtime))),
+            Owned::spawn(measure_load(Arc::clone(&self.runtime))),
             Owned::spawn(watch(Arc::clone(&self.runtime), move || {
                 // A full channel already holds the news.
                 let _ = changed.try_send(());
@@ -235,6 +237,28 @@ async fn keep_time() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
+
+/// Looks at every pool's load, and measures once a second how uneven it is.
+async fn measure_load(runtime: Arc<Runtime>) {
+    let mut windows: HashMap<Arc<str>, LoadWindow> = HashMap::new();
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for number in 0u32.. {
+        ticks.tick().await;
+        let (snapshot, now) = (runtime.snapshot(), Clock::now());
+        windows.retain(|pool, _| snapshot.pool(pool).is_some());
+        for entry in &snapshot.pools {
+            let window = windows.entry(Arc::clone(&entry.pool.name)).or_default();
+            window.sample(&entry.pool, now);
+            if number % SAMPLES_A_MEASURE == 0 {
+                *entry.imbalance.lock() = window.imbalance(&entry.pool, now, entry.session_window);
+            }
+        }
+    }
+}
+
+/// A measure a second.
+const SAMPLES_A_MEASURE: u32 = 10;
 
 /// Resolves servers' names again, now and then, and soon after a connect has failed.
 async fn keep_names(runtime: Arc<Runtime>) {

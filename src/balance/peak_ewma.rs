@@ -40,6 +40,11 @@ impl PeakEwma {
         (value * self.kept_share(now)).max(UNKNOWN.as_nanos() as f64 / 10.0)
     }
 
+    /// The latency as it was last measured: for comparisons that are not worth a look at how old it is.
+    pub fn last_nanos(&self) -> f64 {
+        f64::from_bits(self.nanos.load(Ordering::Relaxed)).max(UNKNOWN.as_nanos() as f64 / 10.0)
+    }
+
     fn kept_share(&self, now: Moment) -> f64 {
         let idle = now.since(Moment::from_nanos(self.at.load(Ordering::Relaxed)));
         (-idle.as_secs_f64() / DECAY.as_secs_f64()).exp()

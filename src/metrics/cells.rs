@@ -72,6 +72,11 @@ pub struct DurationCells {
 }
 
 impl DurationCells {
+    /// How many durations were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(Cell::get).sum()
+    }
+
     /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);

@@ -46,10 +46,21 @@ pub struct ServerMetrics {
     pub cells: PerWorker<ServerCells>,
 }
 
+impl ServerMetrics {
+    /// Exchanges that it has answered.
+    pub fn served(&self) -> u64 {
+        self.cells.sum(|cells| cells.served.codes.iter().map(Cell::get).sum())
+    }
+}
+
 /// What one worker counts of one pool.
 #[derive(Default)]
 pub struct PoolCells {
     pub affinity: [Cell; Verdict::COUNT],
+    /// How much worse the pinned server was than the best one, at each kept pick.
+    pub regret: DurationCells,
+    /// Kept picks that the balance policy would have placed elsewhere.
+    pub disagreements: Cell,
     /// Exchanges that no server answered.
     pub unserved: ServedCells,
 }
@@ -133,6 +144,7 @@ pub struct LiveGauges {
     in_flight: Family,
     queue_length: Family,
     sessions: Family,
+    imbalance: Family,
     remaining: Family,
     connections: Family,
     server_state: Family,
@@ -148,6 +160,7 @@ impl LiveGauges {
                 "steadfast_sessions",
                 "Distinct sessions that came back within the drain-idle window.",
             ),
+            imbalance: Family::gauge("steadfast_imbalance_ratio", "How uneven a pool is, over the last 10 s."),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
                 "Sessions that a draining server still has.",
@@ -174,6 +187,14 @@ impl LiveGauges {
     /// Distinct sessions of a server.
     pub fn sessions(&mut self, pool: &str, server: &str, count: u64) {
         self.sessions.value(&[("pool", pool), ("server", server)], count as f64);
+    }
+
+    /// How uneven a pool is.
+    pub fn imbalance(&mut self, pool: &str, of: &str, measures: [(&str, f64); 3]) {
+        for (measure, value) in measures {
+            let labels = [("pool", pool), ("of", of), ("measure", measure), ("policy", "actual")];
+            self.imbalance.value(&labels, value);
+        }
     }
 
     /// Sessions that a draining server still has.
@@ -318,6 +339,7 @@ impl Metrics {
             gauges.in_flight,
             gauges.queue_length,
             gauges.sessions,
+            gauges.imbalance,
             gauges.remaining,
             gauges.connections,
             gauges.server_state,
@@ -336,10 +358,25 @@ impl Metrics {
         let mut affinity = Family::counter("steadfast_affinity_total", "Exchanges, by what became of their affinity.");
         let mut waits =
             Family::histogram("steadfast_queue_wait_seconds", "Time spent in the waiting line of a server.");
+        let mut regret = Family::histogram(
+            "steadfast_affinity_regret_seconds",
+            "Expected wait on the pinned server over that on the best one, at each kept pick.",
+        );
+        let mut disagreements = Family::counter(
+            "steadfast_affinity_disagreement_total",
+            "Kept picks that the balance policy would have placed elsewhere.",
+        );
         let mut attempts = Family::counter("steadfast_attempts_total", "Tries of exchanges on servers, by outcome.");
         for pool in self.pools.read().iter() {
             let unserved = ServedSums::of(&pool.cells, |cells| &cells.unserved);
             unserved.put(&mut requests, &mut durations, &pool.name, NO_SERVER);
+            if pool.cells.sum(|cells| cells.regret.count()) > 0 {
+                let buckets = std::array::from_fn(|at| pool.cells.sum(|cells| cells.regret.buckets[at].get()));
+                let nanos = pool.cells.sum(|cells| cells.regret.nanos.get());
+                regret.histogram_value(&[("pool", &pool.name)], &buckets, nanos);
+                let count = pool.cells.sum(|cells| cells.disagreements.get());
+                disagreements.value(&[("pool", &pool.name)], count as f64);
+            }
             for verdict in Verdict::all() {
                 let count = pool.cells.sum(|cells| cells.affinity[verdict.index()].get());
                 if count > 0 {
@@ -369,7 +406,7 @@ impl Metrics {
                 }
             }
         }
-        vec![requests, durations, affinity, attempts, waits]
+        vec![requests, durations, affinity, regret, disagreements, attempts, waits]
     }
 
     fn listener_families(&self) -> Vec<Family> {

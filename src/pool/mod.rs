@@ -5,6 +5,7 @@
 //! every count and every ejection.
 
 mod line;
+mod load;
 mod server;
 mod sessions;
 mod wish;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 pub use line::Waiting;
+pub use load::{Imbalance, LoadWindow, SAMPLE_EVERY};
 pub use server::{InFlight, Server, ServerSettings, ServerState};
 pub use sessions::{Countdown, Sessions};
 pub use wish::{Wish, Wishes, parse_own_word};
@@ -158,6 +160,9 @@ pub struct Ask<'a> {
     pub may_wait: bool,
 }
 
+/// Servers that are looked at for a pin's cost.
+const LOOK_AT: usize = 16;
+
 enum Choice {
     Server(usize, Verdict),
     /// The pinned session's own server is at its cap.
@@ -179,8 +184,19 @@ pub struct Pick {
     /// Its position in the pool.
     pub server: usize,
     pub verdict: Verdict,
+    /// What keeping it cost, where it was kept.
+    pub cost: Option<Cost>,
     /// Held while the server works on the exchange.
     pub guard: InFlight,
+}
+
+/// What a pin cost at the moment of choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// The expected wait on the pinned server over that on the best one.
+    pub regret: Duration,
+    /// The balance policy would have placed it elsewhere.
+    pub disagrees: bool,
 }
 
 /// No server is eligible.
@@ -222,7 +238,10 @@ impl Pool {
                 },
             };
             match InFlight::enter(&self.servers[server]) {
-                Some(guard) => return Ok(Picked::Server(Pick { server, verdict, guard })),
+                Some(guard) => {
+                    let cost = (verdict == Verdict::Kept).then(|| self.cost_of(server, ask, random));
+                    return Ok(Picked::Server(Pick { server, verdict, cost, guard }));
+                }
                 None => full.add(server),
             }
         }
@@ -300,6 +319,37 @@ impl Pool {
             Some(to) => Choice::Server(to, Verdict::Moved(MovedWhy::Margin)),
             None => Choice::Server(server, Verdict::Kept),
         }
+    }
+
+    /// What keeping a session on its server costs: its regret is `latency x in flight / weight` over that of the best of
+    /// the servers looked at (all of a small pool, some of a large one). The exchange itself is in flight already.
+    pub fn cost_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Cost {
+        let wait = |server: &Server, in_flight: u32| {
+            server.state.latency.last_nanos() * f64::from(in_flight) / f64::from(server.weight().max(1))
+        };
+        let count = self.servers.len();
+        let looked_at = (0..count.min(LOOK_AT)).map(|at| if count > LOOK_AT { random.usize(..count) } else { at });
+        let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
+        let fit = others.filter(|other| other.unfit(ask.now).is_none());
+        let best = fit.map(|other| wait(other, other.state.in_flight() + 1)).fold(f64::INFINITY, f64::min);
+        let own = wait(&self.servers[server], self.servers[server].state.in_flight());
+        let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
+        Cost { regret: Duration::from_nanos(regret as u64), disagrees: self.disagrees(server, ask, random) }
+    }
+
+    /// Whether the policy alone would have chosen another server. A hash of all servers is too much for a statistic.
+    fn disagrees(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> bool {
+        if self.balance == Balance::Hash {
+            return false;
+        }
+        let turn = AtomicU32::new(random.u32(..));
+        let mut chance = Chance { random, turn: &turn, key: ask.key };
+        let tiers = self.tiers.load();
+        let chosen = tiers.iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out: ask.tried, now: ask.now };
+            tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
+        });
+        chosen.is_some_and(|chosen| chosen != server)
     }
 
     /// The first of the rendezvous order of a key over all servers, whether they can serve or not.

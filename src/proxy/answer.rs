@@ -106,7 +106,8 @@ fn add_pin(
 fn add_verdict(exchange: &Exchange, entry: &PoolEntry, server: usize, headers: &mut HeaderMap) {
     let Some(verdict) = exchange.verdict else { return };
     let reason = if verdict.reason().is_empty() { String::new() } else { format!("; reason={}", verdict.reason()) };
-    let text = format!("{}{reason}; server={}", verdict.as_str(), entry.pool.servers[server].settings.name);
+    let regret = exchange.regret().map(|regret| format!("; regret={}ms", regret.as_millis())).unwrap_or_default();
+    let text = format!("{}{reason}; server={}{regret}", verdict.as_str(), entry.pool.servers[server].settings.name);
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(STEADFAST_VERDICT, value);
     }

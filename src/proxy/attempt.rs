@@ -164,7 +164,7 @@ async fn choose(
                 state.metrics.cells.of(worker.id).queue_wait.observe(now.since(joined));
                 exchange.waited_in_line(position, now.since(joined));
                 if let Some(guard) = called {
-                    exchange.chose(Pick { server, verdict: Verdict::Waited, guard }, now);
+                    exchange.chose(Pick { server, verdict: Verdict::Waited, cost: None, guard }, now);
                     return Ok(server);
                 }
                 may_wait = false;

@@ -22,7 +22,7 @@ use crate::headers;
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
 use crate::names::{CodeClass, Outcome, Verdict};
-use crate::pool::{InFlight, Pick};
+use crate::pool::{Cost, InFlight, Pick};
 use crate::runtime::Snapshot;
 use crate::upstream::{BodyError, RequestBody, Tunnelled, UpstreamBody};
 
@@ -47,6 +47,8 @@ pub(super) struct Exchange {
     chosen: Moment,
     headed: Option<Moment>,
     pub(super) attempts: u32,
+    /// What its pin cost.
+    cost: Option<Cost>,
     /// Where in a server's line it began to wait, and how long it did.
     queued: Option<(u32, Duration)>,
     status: Option<u16>,
@@ -116,6 +118,7 @@ impl Exchange {
             chosen: arrived,
             headed: None,
             attempts: 0,
+            cost: None,
             queued: None,
             status: None,
             bytes_out: 0,
@@ -150,6 +153,11 @@ impl Exchange {
         }
     }
 
+    /// How much worse its pinned server was than the best one.
+    pub(super) fn regret(&self) -> Option<Duration> {
+        self.cost.map(|cost| cost.regret)
+    }
+
     /// The worker that serves it.
     pub(super) fn worker(&self) -> Rc<Worker> {
         Rc::clone(&self.worker)
@@ -177,6 +185,7 @@ impl Exchange {
     /// A server was chosen for the next attempt.
     pub(super) fn chose(&mut self, pick: Pick, now: Moment) {
         self.verdict = Some(pick.verdict);
+        self.cost = pick.cost;
         self.server = Some(pick.server);
         self.guard = Some(pick.guard);
         self.chosen = now;
@@ -248,6 +257,11 @@ impl Exchange {
                 self.pool.map_or(&self.worker.no_pool, |pool| &snapshot.pools[pool].pool.metrics)
             }
         };
+        if let Some(cost) = self.cost.filter(|_| self.verdict == Some(Verdict::Kept)) {
+            let cells = metrics.cells.of(self.worker.id);
+            cells.regret.observe(cost.regret);
+            cells.disagreements.add(u64::from(cost.disagrees));
+        }
         metrics.settle(self.worker.id, server, code, self.verdict, duration);
         if let (Some(logs), Some(log)) = (&self.worker.logs, &self.log) {
             logs.write(self.worker.id, |line| match &self.scope {
@@ -275,6 +289,7 @@ impl Exchange {
         line.number("bytes_out", self.bytes_out);
         line.millis("duration_ms", duration);
         line.millis("upstream_ms", self.headed.map_or(Duration::ZERO, |headed| headed.since(self.chosen)));
+        line.millis("regret_ms", self.cost.map_or(Duration::ZERO, |cost| cost.regret));
         line.number("attempts", u64::from(self.attempts));
         line.text("verdict", self.verdict.map_or("", Verdict::as_str));
         line.text("reason", self.verdict.map_or("", Verdict::reason));

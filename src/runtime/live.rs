@@ -14,6 +14,17 @@ impl LiveState for Runtime {
         let snapshot = self.snapshot();
         let now = Clock::now();
         for entry in &snapshot.pools {
+            let imbalance = *entry.imbalance.lock();
+            let measured = [
+                ("requests", imbalance.requests),
+                ("in_flight", imbalance.in_flight),
+                ("sessions", imbalance.sessions),
+            ];
+            for (of, measures) in measured {
+                if let Some(measures) = measures {
+                    gauges.imbalance(&entry.pool.name, of, measures.named());
+                }
+            }
             for server in &entry.pool.servers {
                 let name = &server.settings.name;
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::affinity::{Affinity, PinSealer};
 use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
 use crate::keys::{Hasher, KeyRing};
 use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
-use crate::pool::{Pool, PoolParts, Server, ServerState};
+use crate::pool::{Imbalance, Pool, PoolParts, Server, ServerState};
 use crate::probe;
 use crate::routing::{RouteMatch, RouteTable};
 use crate::tls::{self, ClientConfig};
@@ -56,6 +57,8 @@ pub struct PoolEntry {
     pub drain_deadline: Option<Duration>,
     /// A session not seen for so long no longer counts.
     pub session_window: Duration,
+    /// How uneven it was when it was last looked at.
+    pub imbalance: Mutex<Imbalance>,
 }
 
 impl PoolEntry {
@@ -210,6 +213,7 @@ impl PoolBuilder<'_> {
             health: settings.health,
             drain_deadline: settings.drain_deadline,
             session_window: settings.session_window,
+            imbalance: Mutex::default(),
         })
     }
 }

@@ -23,13 +23,13 @@ fn the_applications_own_cookie_is_learned_and_survives_a_reload() {
     // The origin sets `app=1`; every session of the test needs a value of its own.
     client.cookies.insert("app".to_owned(), "ada".to_owned());
     let first = client.get("/");
-    assert!(first.header("steadfast-verdict").starts_with("new; reason=expired"), "{first:?}");
+    assert!(first.verdict().starts_with("new; reason=expired"), "{first:?}");
     assert!(first.set_cookies().is_empty(), "no cookie of ours");
     assert!((0..20).all(|_| client.get("/").origin() == first.origin()));
     assert!(
         proxy.reload(&configuration.replace("debug_headers = true", "debug_headers = true\nbalance = \"round-robin\""))
     );
-    assert_eq!(client.get("/").header("steadfast-verdict"), format!("kept; server={}", first.origin()));
+    assert_eq!(client.get("/").verdict(), format!("kept; server={}", first.origin()));
     let seen = origins.iter().flat_map(Origin::seen).next_back().unwrap();
     assert_eq!(seen.header("cookie"), "app=ada", "it is the application's, and stays in the request");
     let mut newcomer = proxy.client();
@@ -43,10 +43,10 @@ fn a_suffix_names_the_server() {
     let proxy = Proxy::start(&sticky(&origins.each_ref(), "source = \"suffix\"\ncookie = \"JSESSIONID\""));
     for name in ["a", "b", "c"] {
         let mut client = proxy.client().header("Cookie", &format!("JSESSIONID=0123.{name}"));
-        assert_eq!(client.get("/").header("steadfast-verdict"), format!("kept; server={name}"));
+        assert_eq!(client.get("/").verdict(), format!("kept; server={name}"));
     }
     let gone = proxy.client().header("Cookie", "JSESSIONID=0123.z").get("/");
-    assert!(gone.header("steadfast-verdict").starts_with("moved; reason=gone"));
+    assert!(gone.verdict().starts_with("moved; reason=gone"));
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_header_or_an_address_is_hashed() {
     };
     let homes: BTreeSet<String> = (0..30).map(|user| home(&format!("user-{user}"))).collect();
     assert_eq!(homes.len(), 3);
-    assert!(proxy.client().get("/").header("steadfast-verdict").starts_with("none; reason=not_sticky"));
+    assert!(proxy.client().get("/").verdict().starts_with("none; reason=not_sticky"));
     let process = "[process]\nworkers = 2\nmax_connections = 100\ntrusted_proxies = [\"127.0.0.1\"]\n";
     let proxy = Proxy::start(&format!("{process}{}", sticky(&origins.each_ref(), "source = \"address\"")));
     let at = |client: &str| proxy.client().header("X-Forwarded-For", client).get("/").origin();
@@ -82,7 +82,7 @@ fn a_soft_pin_moves_when_it_costs_more_than_its_margin() {
         }
         eventually("home is busy", || proxy.metric("steadfast_in_flight", &[&format!("server=\"{home}\"")]) == 3.0);
         let moved = client.clone().get("/");
-        assert!(moved.header("steadfast-verdict").starts_with("moved; reason=margin"), "{moved:?}");
+        assert!(moved.verdict().starts_with("moved; reason=margin"), "{moved:?}");
         assert_eq!(moved.set_cookies().len(), 1);
     });
     assert_eq!(client.get("/").origin(), home);
@@ -108,9 +108,9 @@ fn a_pinned_request_waits_for_its_own_full_server_and_newcomers_do_not() {
         let waiting = scope.spawn(move || patient.get("/"));
         eventually("one waits", || proxy.metric("steadfast_queue_length", &["server=\"a\""]) == 1.0);
         let past = client.clone().get("/");
-        assert_eq!(past.header("steadfast-verdict"), "moved; reason=full; server=b", "the line has its length");
+        assert_eq!(past.verdict(), "moved; reason=full; server=b", "the line has its length");
         assert!(past.set_cookies().is_empty(), "and nobody is re-pinned for good");
-        assert_eq!(waiting.join().unwrap().header("steadfast-verdict"), "waited; server=a");
+        assert_eq!(waiting.join().unwrap().verdict(), "waited; server=a");
     });
     assert_eq!(proxy.metric("steadfast_queue_wait_seconds_count", &["server=\"a\""]), 1.0);
     eventually("it is logged", || {
@@ -136,7 +136,7 @@ fn who_waits_too_long_moves_or_is_refused() {
             scope.spawn(move || busy.get("/sleep/1500"));
             eventually("home is full", || proxy.metric("steadfast_in_flight", &[&format!("server=\"{home}\"")]) == 1.0);
             let waited = client.clone().get("/");
-            assert!(waited.header("steadfast-verdict").starts_with(verdict), "{waited:?}");
+            assert!(waited.verdict().starts_with(verdict), "{waited:?}");
             assert_eq!(waited.status, if rule == "fail" { 503 } else { 200 });
         });
         let refused = proxy.metric("steadfast_affinity_total", &["verdict=\"refused\"", "reason=\"queue_timeout\""]);
@@ -158,6 +158,32 @@ fn with_fail_a_dead_server_is_waited_for_and_not_left() {
     assert_eq!((refused.status, refused.set_cookies().len()), (502, 0), "{refused:?}");
     assert!(proxy.metric("steadfast_affinity_total", &["verdict=\"refused\""]) >= 1.0);
     let back = Origin::start_on(&home, &address, crate::support::origin::Speaks::Http1);
-    assert_eq!(client.get("/").header("steadfast-verdict"), format!("kept; server={home}"));
+    assert_eq!(client.get("/").verdict(), format!("kept; server={home}"));
     drop((back, alive));
+}
+
+#[test]
+fn what_stickiness_costs_is_measured() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let proxy = Proxy::start(&sticky(&[&a, &b], ""));
+    let mut client = proxy.client();
+    let home = client.get("/").origin();
+    // One session does all the asking: its server is busy, and the other is not.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (mut busy, home) = (client.clone(), home.clone());
+            scope.spawn(move || (0..8).for_each(|_| assert_eq!(busy.get("/sleep/100").origin(), home)));
+        }
+    });
+    let imbalance = |of: &str, measure: &str| {
+        proxy.metric("steadfast_imbalance_ratio", &[&format!("of=\"{of}\""), &format!("measure=\"{measure}\"")])
+    };
+    eventually("requests are seen to be uneven", || imbalance("requests", "max_over_mean") > 1.9);
+    assert!(imbalance("requests", "jain") < 0.6 && imbalance("requests", "cv") > 0.9);
+    eventually("sessions too", || imbalance("sessions", "max_over_mean") == 2.0);
+    assert_eq!(proxy.metric("steadfast_affinity_regret_seconds_count", &[]), 32.0);
+    assert!(proxy.metric("steadfast_affinity_regret_seconds_sum", &[]) > 0.0, "it waits where another would not");
+    assert!(proxy.metric("steadfast_affinity_disagreement_total", &[]) > 5.0);
+    assert!(client.get("/").header("steadfast-verdict").contains("; regret="));
+    eventually("it is in the log", || proxy.access_log().iter().any(|line| line["regret_ms"].as_f64() > Some(0.0)));
 }

@@ -6,7 +6,14 @@ use std::path::{Path, PathBuf};
 /// Modules by floor; a module may import every lower floor, and on its own floor what the second part names.
 const FLOORS: &[&[(&str, &[&str])]] = &[
     &[("names", &[]), ("clock", &[]), ("keys", &[]), ("tasks", &[]), ("metrics", &["names"])],
-    &[("routing", &[]), ("balance", &[]), ("affinity", &["balance", "headers"]), ("health", &[]), ("headers", &[])],
+    &[
+        ("routing", &[]),
+        ("balance", &[]),
+        ("affinity", &["balance", "headers"]),
+        ("health", &[]),
+        ("headers", &[]),
+        ("imbalance", &[]),
+    ],
     &[("pool", &[])],
     &[("tls", &[]), ("listener", &["tls"]), ("upstream", &["tls"]), ("probe", &["upstream"])],
     &[("config", &[]), ("runtime", &["config"]), ("proxy", &["runtime", "config"])],

@@ -122,7 +122,7 @@ fn a_full_moment_does_not_re_pin_a_hard_session() {
         let at_work = scope.spawn(move || busy.get("/sleep/700"));
         eventually("home is full", || proxy.metric("steadfast_in_flight", &[&format!("server=\"{home}\"")]) == 1.0);
         let elsewhere = client.get("/");
-        assert!(elsewhere.header("steadfast-verdict").starts_with("moved; reason=full"), "{elsewhere:?}");
+        assert!(elsewhere.verdict().starts_with("moved; reason=full"), "{elsewhere:?}");
         assert!(elsewhere.set_cookies().is_empty());
         assert_eq!(at_work.join().unwrap().origin(), home);
     });

@@ -34,13 +34,11 @@ fn a_server_is_drained_put_into_maint_and_made_ready_again() {
     assert!((0..10).all(|_| proxy.client().get("/").origin() == "b"), "a wish survives a reload");
     assert_eq!(proxy.metric("steadfast_server_state", &["server=\"a\"", "state=\"drain\""]), 1.0);
     ctl(&proxy, &["drain", "shop/a", "--deadline", "1ms"]);
-    eventually("the deadline moves the rest", || {
-        of_a.clone().get("/").header("steadfast-verdict") == "moved; reason=draining; server=b"
-    });
+    eventually("the deadline moves the rest", || of_a.clone().get("/").verdict() == "moved; reason=draining; server=b");
     ctl(&proxy, &["maint", "shop/a"]);
-    assert_eq!(of_a.clone().get("/").header("steadfast-verdict"), "moved; reason=maint; server=b");
+    assert_eq!(of_a.clone().get("/").verdict(), "moved; reason=maint; server=b");
     ctl(&proxy, &["ready", "shop/a"]);
-    assert_eq!(of_a.get("/").header("steadfast-verdict"), "kept; server=a");
+    assert_eq!(of_a.get("/").verdict(), "kept; server=a");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_changed_file_is_reloaded_and_so_is_a_changed_certificate() {
     let path = proxy.path().join("steadfast.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("debug_headers = true", "debug_headers = false")).unwrap();
-    eventually("the file is reloaded", || client.get("/").header("steadfast-verdict").is_empty());
+    eventually("the file is reloaded", || client.get("/").verdict().is_empty());
     assert_eq!(reloads(), before + 2.0);
 }
 

@@ -76,10 +76,10 @@ fn a_dead_servers_sessions_move_together_and_the_cookie_names_who_answered() {
     let mut copies: Vec<Client> = (0..8).map(|_| client.clone()).collect();
     let moved = copies.iter_mut().map(|copy| {
         let reply = copy.get("/");
-        assert_eq!(reply.header("steadfast-verdict"), format!("moved; reason=failed; server={}", reply.origin()));
+        assert_eq!(reply.verdict(), format!("moved; reason=failed; server={}", reply.origin()));
         assert_eq!(reply.set_cookies().len(), 1);
         let again = copy.get("/");
-        assert_eq!(again.header("steadfast-verdict"), format!("kept; server={}", reply.origin()));
+        assert_eq!(again.verdict(), format!("kept; server={}", reply.origin()));
         reply.origin()
     });
     let to: BTreeSet<String> = moved.collect();
@@ -116,7 +116,7 @@ fn two_proxies_of_one_ring_agree_across_restarts_and_a_stranger_does_not() {
     let stranger = start("\"file:2.key\"");
     let mut here = stranger.client();
     here.cookies.clone_from(&users[0].0.cookies);
-    assert!(here.get("/").header("steadfast-verdict").starts_with("new; reason=unknown_key"));
+    assert!(here.get("/").verdict().starts_with("new; reason=unknown_key"));
 }
 
 #[test]
@@ -150,11 +150,7 @@ fn forged_truncated_and_foreign_cookies_are_a_new_pick() {
         client.cookies.insert(name.clone(), value);
         let reply = client.get("/");
         assert_eq!(reply.status, 200);
-        assert!(
-            reply.header("steadfast-verdict").starts_with(&format!("new; reason={reason};")),
-            "{}",
-            reply.header("steadfast-verdict")
-        );
+        assert!(reply.verdict().starts_with(&format!("new; reason={reason};")), "{}", reply.verdict());
     }
     assert_eq!(proxy.metric("steadfast_affinity_total", &["reason=\"invalid\""]), 3.0);
 }
@@ -168,14 +164,14 @@ fn preflights_and_routes_that_are_not_sticky_neither_read_nor_write_pins() {
     let mut client = proxy.client();
     client.get("/");
     let still = client.get("/static/x.css");
-    assert!(still.header("steadfast-verdict").starts_with("none; reason=not_sticky"));
+    assert!(still.verdict().starts_with("none; reason=not_sticky"));
     assert_eq!(
         origins.iter().flat_map(Origin::seen).find(|seen| seen.target.starts_with("/static")).unwrap().header("cookie"),
         ""
     );
     let mut preflight = proxy.client().header("Access-Control-Request-Method", "POST");
     let reply = preflight.try_send(http::Method::OPTIONS, "/", bytes::Bytes::new()).unwrap();
-    assert!(reply.set_cookies().is_empty() && reply.header("steadfast-verdict").starts_with("none; reason=preflight"));
+    assert!(reply.set_cookies().is_empty() && reply.verdict().starts_with("none; reason=preflight"));
 }
 
 #[test]
@@ -202,14 +198,14 @@ fn a_server_is_its_name_whatever_its_address_or_place() {
     drop(a);
     assert!(proxy.reload(&ring("\"file:1.key\"", &configuration(&after))), "{}", proxy.log());
     for (client, name) in &mut users {
-        assert_eq!(client.get("/").header("steadfast-verdict"), format!("kept; server={name}"));
+        assert_eq!(client.get("/").verdict(), format!("kept; server={name}"));
     }
     // And `b` is gone for good.
     let without = format!("{}{}", server("c", &c.address()), server("a", &a_again.address()));
     assert!(proxy.reload(&ring("\"file:1.key\"", &configuration(&without))));
     let of_b = users.iter_mut().find(|(_, name)| name == "b");
     if let Some((client, _)) = of_b {
-        assert!(client.get("/").header("steadfast-verdict").starts_with("moved; reason=gone"));
+        assert!(client.get("/").verdict().starts_with("moved; reason=gone"));
     }
 }
 
@@ -238,9 +234,7 @@ fn under_load_a_killed_server_costs_no_idempotent_request() {
                             Ok(reply) if reply.status == 200 => {
                                 let who: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
                                 servers.push(who["server"].as_str().unwrap().to_owned());
-                                verdicts.insert(
-                                    reply.header("steadfast-verdict").split("; server").next().unwrap().to_owned(),
-                                );
+                                verdicts.insert(reply.verdict().split("; server").next().unwrap().to_owned());
                             }
                             Ok(_) => drop(failed.fetch_add(1, Ordering::SeqCst)),
                             Err(error) if error.starts_with("body") => drop(broken.fetch_add(1, Ordering::SeqCst)),

@@ -39,6 +39,11 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 
+    /// What became of the affinity, without its regret.
+    pub fn verdict(&self) -> String {
+        self.header("steadfast-verdict").split("; regret").next().unwrap_or_default().to_owned()
+    }
+
     /// The origin that answered.
     pub fn origin(&self) -> String {
         self.header("x-origin")
