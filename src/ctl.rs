@@ -86,7 +86,11 @@ pub fn run(address: &AdminAddress, action: Action, as_json: bool) -> Result<Stri
 async fn wait_until_safe(address: &AdminAddress, at: &ServerRef) -> Result<Value, CtlError> {
     let path = format!("/api/v1/pools/{}", encode(&at.pool));
     loop {
-        let (_, pool) = call(address, Method::GET, &path, None).await?;
+        let answer = tokio::time::timeout(PATIENCE, call(address, Method::GET, &path, None)).await;
+        let (status, pool) = answer.map_err(|_| CtlError::Protocol("no answer in time".to_owned()))??;
+        if !status.is_success() {
+            return Err(CtlError::Refused(refusal(&pool)));
+        }
         let found =
             pool["servers"].as_array().into_iter().flatten().find(|server| server["name"] == at.server.as_str());
         let Some(server) = found else {

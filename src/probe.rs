@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 
+use crate::clock::Clock;
 use crate::health::RiseFall;
 use crate::pool::{Wish, parse_own_word};
 use crate::tasks::LocalExecutor;
@@ -22,6 +23,9 @@ use crate::upstream::{Address, Io, OutBody, Target, connect};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub kind: Kind,
+    /// For drains that a server asks for itself.
+    pub drain_deadline: Option<Duration>,
+    pub session_window: Duration,
     pub interval: Duration,
     pub timeout: Duration,
     pub limits: RiseFall,
@@ -38,6 +42,10 @@ pub enum Kind {
 
 /// Probes a server for as long as the future is polled.
 pub async fn run(pool: Arc<str>, server: Box<str>, target: Arc<Target>, settings: Settings, first: Duration) {
+    if settings.kind == Kind::Tcp {
+        // Who is not asked says nothing.
+        target.state.wishes.forget_own();
+    }
     // Servers of a pool are not probed all at the same moment.
     tokio::time::sleep(first).await;
     let mut ticks = tokio::time::interval(settings.interval.max(Duration::from_millis(10)));
@@ -48,7 +56,11 @@ pub async fn run(pool: Arc<str>, server: Box<str>, target: Arc<Target>, settings
         let result = probed.unwrap_or_else(|_| Err("no answer within the time allowed".to_owned()));
         let result = result.and_then(|answer| {
             if let Some((wish, percent)) = answer.own_word {
-                target.state.wishes.set_own(wish, percent);
+                let now = Clock::now();
+                let deadline = settings.drain_deadline.map(|span| now + span);
+                if target.state.wishes.set_own(wish, percent, deadline) {
+                    target.state.sessions.begin_drain(now, settings.session_window);
+                }
             }
             answer.well
         });

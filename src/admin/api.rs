@@ -130,7 +130,7 @@ fn measures(measures: Option<Measures>) -> Value {
 fn describe_server(entry: &PoolEntry, server: &Server, now: Moment) -> Value {
     let (own, percent) = server.state.wishes.of_server();
     let deadline = server.state.wishes.deadline().map(|deadline| deadline.since(now).as_secs_f64());
-    let drain = (server.state.wishes.effective() == Wish::Drain).then(|| describe_drain(entry, server, now));
+    let drain = (server.state.wishes.effective() != Wish::Ready).then(|| describe_drain(entry, server, now));
     json!({
         "drain": drain,
         "sessions": server.state.sessions.count(now, entry.session_window),

@@ -95,8 +95,6 @@ pub enum Preference {
 /// Affinity of one pool of one snapshot.
 pub struct Affinity {
     settings: StickySettings,
-    /// Hashes what sessions are known by, where that is not our own cookie.
-    hasher: Hasher,
     /// What stands for the servers' names in the learned table, by position.
     names: Vec<u64>,
     learned: Arc<LearnedTable>,
@@ -174,7 +172,6 @@ impl Affinity {
         });
         Affinity {
             settings,
-            hasher: ring.hasher("steadfast session keys v1"),
             names: servers.clone().map(|name| xxhash_rust::xxh3::xxh3_64(name.as_bytes())).collect(),
             learned,
             sealer,
@@ -229,7 +226,7 @@ impl Affinity {
 
     fn recall_learned(&self, headers: &HeaderMap, now: Wall) -> Recalled {
         let Some(value) = self.application_cookie(headers) else { return Recalled::new(NewWhy::First) };
-        let key = self.hasher.hash(value);
+        let key = xxhash_rust::xxh3::xxh3_64(value);
         let Some(name) = self.learned.find(key, seconds(now), self.settings.idle.as_secs()) else {
             return Recalled::keyed(Preference::New(NewWhy::Expired), key);
         };
@@ -240,7 +237,7 @@ impl Affinity {
 
     fn recall_suffix(&self, suffixes: &[Box<str>], headers: &HeaderMap) -> Recalled {
         let Some(value) = self.application_cookie(headers) else { return Recalled::new(NewWhy::First) };
-        let key = self.hasher.hash(value);
+        let key = xxhash_rust::xxh3::xxh3_64(value);
         let Some(dot) = memchr::memrchr(b'.', value) else {
             return Recalled::keyed(Preference::New(NewWhy::Invalid), key);
         };
@@ -249,12 +246,15 @@ impl Affinity {
         Recalled::keyed(server.map_or(gone, |server| Preference::Pinned { server, session: key }), key)
     }
 
-    /// Learns from an answer: whatever session cookie the application set, and the one that came with the request.
-    pub fn learn(&self, recalled: &Recalled, response: &HeaderMap, server: usize, now: Wall) {
+    /// Learns from an answer: whatever session cookie the application set, and the one that came with the request;
+    /// that one not from a server that served it only for a moment.
+    pub fn learn(&self, recalled: &Recalled, response: &HeaderMap, server: usize, for_a_moment: bool, now: Wall) {
         let Source::Learned { most } = self.settings.source else { return };
         let note = |key: u64| self.learned.note(key, self.names[server], seconds(now), most);
-        if let Some(key) = recalled.key {
-            note(key);
+        match (recalled.key, recalled.preference) {
+            (Some(key), Preference::New(_)) => self.learned.adopt(key, self.names[server], seconds(now), most),
+            (Some(key), _) if !for_a_moment => note(key),
+            _ => {}
         }
         for line in response.get_all(http::header::SET_COOKIE) {
             let pair = line.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
@@ -262,7 +262,7 @@ impl Affinity {
                 && name == self.settings.cookie.as_bytes()
                 && !value.is_empty()
             {
-                note(self.hasher.hash(value));
+                note(xxhash_rust::xxh3::xxh3_64(value));
             }
         }
     }
@@ -365,7 +365,7 @@ mod tests {
     fn affinity(settings: StickySettings, keys: &[u8], pool: &str, servers: &[&str]) -> Affinity {
         let ring = KeyRing::new(keys.iter().map(|byte| RingKey::from_secret([*byte; 32])).collect());
         let sealer = Arc::new(PinSealer::new(&ring));
-        Affinity::new(settings, &ring, sealer, Arc::default(), pool, servers.iter().copied())
+        Affinity::new(settings, &ring, sealer, Arc::new(LearnedTable::new(1)), pool, servers.iter().copied())
     }
 
     fn later(seconds: u64) -> Wall {
@@ -533,11 +533,16 @@ mod tests {
         let first = shop.recall(&asked(&HeaderMap::new(), "1.2.3.4", NOW));
         assert_eq!(first.preference, Preference::New(NewWhy::First));
         let answer = HeaderMap::from_iter([(http::header::SET_COOKIE, "app=xyz; Path=/; HttpOnly".parse().unwrap())]);
-        shop.learn(&first, &answer, 1, NOW);
+        shop.learn(&first, &answer, 1, false, NOW);
         let request = cookie("a=1; app=xyz");
         let known = shop.recall(&asked(&request, "1.2.3.4", NOW));
         assert!(matches!(known.preference, Preference::Pinned { server: 1, .. }));
-        shop.learn(&known, &HeaderMap::new(), 0, later(10));
+        shop.learn(&known, &HeaderMap::new(), 0, true, NOW);
+        assert!(matches!(
+            shop.recall(&asked(&request, "1.2.3.4", NOW)).preference,
+            Preference::Pinned { server: 1, .. }
+        ));
+        shop.learn(&known, &HeaderMap::new(), 0, false, later(10));
         assert!(
             matches!(shop.recall(&asked(&request, "1.2.3.4", NOW)).preference, Preference::Pinned { server: 0, .. }),
             "moved"

@@ -168,6 +168,7 @@ impl Control {
             for (server, target) in entry.pool.servers.iter().zip(&entry.targets) {
                 let Some(settings) = &entry.health else {
                     server.state.vitals.forget();
+                    server.state.wishes.forget_own();
                     continue;
                 };
                 let key = (Arc::clone(&entry.pool.name), server.settings.name.clone());

@@ -54,12 +54,11 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
     let servers = section.sections("server");
     context.check_unique("server", &names_of(&servers));
     let servers = servers.iter().filter_map(|server| server_entry(context, server, section, &base)).collect();
-    let health = section.section("health");
     let pool = PoolSettings {
         sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), section, &name.value)),
         pins: pin_rules(context, &section.section("sticky")),
         balance: section.word("balance", Balance::from_word).unwrap_or(Balance::P2c),
-        health: probe_settings(context, &health, host.clone()),
+        health: probe_settings(context, section, host.clone()),
         host,
         debug_headers: section.flag("debug_headers"),
         servers,
@@ -168,6 +167,13 @@ fn pin_rules(context: &Context<'_>, section: &Section<'_>) -> PinRules {
     }
     if section.has("queue") && soft {
         context.error(section.place("queue"), "`queue` is for `pin = \"hard\"`: a soft pin does not wait", None);
+    }
+    if section.has("when_unavailable") && soft {
+        context.error(
+            section.place("when_unavailable"),
+            "`when_unavailable` is for `pin = \"hard\"`: a soft pin moves",
+            None,
+        );
     }
     let queue = section.section("queue");
     PinRules {
@@ -302,7 +308,8 @@ fn resolve_name(context: &Context<'_>, address: &Address, written: &Located<Stri
     }
 }
 
-fn probe_settings(context: &Context<'_>, section: &Section<'_>, host: Option<HeaderValue>) -> Option<probe::Settings> {
+fn probe_settings(context: &Context<'_>, pool: &Section<'_>, host: Option<HeaderValue>) -> Option<probe::Settings> {
+    let section = &pool.section("health");
     let path = section.text("path");
     let kind = section.word("type", |kind| Some(kind.to_owned()));
     let kind = kind.unwrap_or_else(|| if path.is_some() { "http" } else { "tcp" }.to_owned());
@@ -322,7 +329,10 @@ fn probe_settings(context: &Context<'_>, section: &Section<'_>, host: Option<Hea
         "tcp" => probe::Kind::Tcp,
         _ => probe::Kind::Http { path: probe_path(context, path, section), host, expect: expected(context, section) },
     };
+    let drain = pool.section("drain");
     Some(probe::Settings {
+        drain_deadline: drain.duration_if_any("deadline"),
+        session_window: drain.duration("idle"),
         kind,
         interval: section.duration("interval"),
         timeout: section.duration("timeout"),

@@ -26,6 +26,14 @@ pub(super) struct Line {
 #[derive(Default)]
 struct Place(Mutex<Turn>);
 
+impl Place {
+    fn grant(&self) -> Option<Waker> {
+        let mut turn = self.0.lock();
+        turn.granted = true;
+        turn.waker.take()
+    }
+}
+
 #[derive(Default)]
 struct Turn {
     granted: bool,
@@ -37,21 +45,42 @@ impl Line {
         self.length.load(Ordering::Relaxed)
     }
 
-    /// Gives up one place of a capped server: to the first in the line, or back to the count. Joining holds the same
-    /// lock, so a place never frees unseen.
-    pub(super) fn release(&self, in_flight: &AtomicU32) {
+    /// Gives up one place: to the first in the line, or back to the count. Joining holds the same lock, so a place never
+    /// frees unseen; and a grant is noted under it, so who leaves is either still in the line or has the place.
+    pub(super) fn release(&self, server: &ServerState) {
         let mut waiting = self.waiting.lock();
-        let Some(first) = waiting.pop_front() else {
-            in_flight.fetch_sub(1, Ordering::Relaxed);
-            return;
-        };
-        self.note_length(&waiting);
-        drop(waiting);
-        let mut turn = first.0.lock();
-        turn.granted = true;
-        if let Some(waker) = turn.waker.take() {
-            waker.wake();
+        let cap = server.cap();
+        let over = cap > 0 && server.in_flight() > cap;
+        let mut called = Vec::new();
+        match waiting.pop_front() {
+            Some(first) if !over => called.extend(first.grant()),
+            first => {
+                if let Some(first) = first {
+                    waiting.push_front(first);
+                }
+                server.uncount();
+            }
         }
+        called.extend(self.grant_free(&mut waiting, server));
+        drop(waiting);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    /// Calls as many as there are places: the cap may have been raised.
+    pub(super) fn call(&self, server: &ServerState) {
+        let mut waiting = self.waiting.lock();
+        let called = self.grant_free(&mut waiting, server);
+        drop(waiting);
+        called.into_iter().for_each(Waker::wake);
+    }
+
+    fn grant_free(&self, waiting: &mut VecDeque<Arc<Place>>, server: &ServerState) -> Vec<Waker> {
+        let mut called = Vec::new();
+        while !waiting.is_empty() && server.try_count().is_some() {
+            called.extend(waiting.pop_front().and_then(|place| place.grant()));
+        }
+        self.note_length(waiting);
+        called
     }
 
     fn note_length(&self, waiting: &VecDeque<Arc<Place>>) {
@@ -81,7 +110,7 @@ impl Waiting {
         let place = Arc::<Place>::default();
         let mut waiting = line.waiting.lock();
         let position = u32::try_from(waiting.len()).unwrap_or(u32::MAX).saturating_add(1);
-        if waiting.is_empty() && server.state.try_count(server.settings.max_requests).is_some() {
+        if waiting.is_empty() && server.state.try_count().is_some() {
             // A place has freed since the server was found full.
             place.0.lock().granted = true;
         } else if position > most {
@@ -131,7 +160,9 @@ mod tests {
 
     fn server(cap: u32) -> Server {
         let settings = ServerSettings { name: "a".into(), weight: 1, max_requests: cap, backup: false };
-        Server::new(settings, Arc::new(ServerState::new(Metrics::new(1).pool("p").server("a"))))
+        let server = Server::new(settings, Arc::new(ServerState::new(Metrics::new(1).pool("p").server("a"))));
+        server.adopt();
+        server
     }
 
     fn poll(waiting: &mut Waiting) -> Poll<InFlight> {
@@ -171,6 +202,33 @@ mod tests {
         drop(Waiting::join(&server, 9));
         drop(held);
         assert!(InFlight::enter(&server).is_some());
+    }
+
+    #[test]
+    fn a_cap_that_a_reload_changes_strands_nobody() {
+        let uncapped = server(0);
+        let old: Vec<InFlight> = (0..4).map(|_| InFlight::enter(&uncapped).unwrap()).collect();
+        uncapped.state.set_cap(2);
+        let mut waiting: Vec<Waiting> = (0..3).map(|_| Waiting::join(&uncapped, 9).unwrap()).collect();
+        drop(old);
+        assert!(poll(&mut waiting[0]).is_ready(), "entered without a cap, left with one");
+        let mut ready = Vec::new();
+        uncapped.state.set_cap(0);
+        for place in &mut waiting[1..] {
+            let Poll::Ready(guard) = poll(place) else { panic!("no cap any more") };
+            ready.push(guard);
+        }
+        drop((ready, waiting));
+        assert_eq!(uncapped.state.in_flight(), 0);
+        uncapped.state.set_cap(3);
+        let held: Vec<InFlight> = (0..3).map(|_| InFlight::enter(&uncapped).unwrap()).collect();
+        let mut late = Waiting::join(&uncapped, 9).unwrap();
+        uncapped.state.set_cap(1);
+        let mut held = held.into_iter();
+        drop((held.next(), held.next()));
+        assert!(poll(&mut late).is_pending(), "still one, and one is the cap");
+        drop(held);
+        assert!(poll(&mut late).is_ready());
     }
 
     #[test]

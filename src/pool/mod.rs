@@ -112,7 +112,7 @@ pub struct PinRules {
 
 impl PinRules {
     fn fails(&self) -> bool {
-        self.when_unavailable == WhenUnavailable::Fail
+        self.when_unavailable == WhenUnavailable::Fail && self.kind == PinKind::Hard
     }
 
     fn queue_length(&self) -> u32 {
@@ -237,14 +237,24 @@ impl Pool {
                     }
                 },
             };
+            // What keeping it costs is asked before the exchange itself counts.
+            let cost = (verdict == Verdict::Kept).then(|| self.cost_of(server, ask, random));
             match InFlight::enter(&self.servers[server]) {
-                Some(guard) => {
-                    let cost = (verdict == Verdict::Kept).then(|| self.cost_of(server, ask, random));
-                    return Ok(Picked::Server(Pick { server, verdict, cost, guard }));
+                Some(guard) => return Ok(Picked::Server(Pick { server, verdict, cost, guard })),
+                // Others were faster: a hard session waits for its own server all the same.
+                None if verdict == Verdict::Kept && self.may_queue(ask) && !full.contains(server) => {
+                    match Waiting::join(&self.servers[server], self.rules.queue_length()) {
+                        Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                        None => full.add(server),
+                    }
                 }
                 None => full.add(server),
             }
         }
+    }
+
+    fn may_queue(&self, ask: &Ask<'_>) -> bool {
+        ask.may_wait && self.rules.kind == PinKind::Hard && self.rules.queue_length() > 0
     }
 
     fn choose(&self, ask: &Ask<'_>, out: &Tried, random: &mut fastrand::Rng) -> Result<Choice, NoServer> {
@@ -282,9 +292,7 @@ impl Pool {
         };
         let full = unfit == Some(Ineligible::Full) || out.contains(server);
         match unfit {
-            _ if full && hard && ask.may_wait && self.rules.queue_length() > 0 && !out.contains(server) => {
-                Ok(Choice::Line(server))
-            }
+            _ if full && self.may_queue(ask) && !out.contains(server) => Ok(Choice::Line(server)),
             _ if full && hard && fails => {
                 refused(if ask.may_wait { RefusedWhy::Full } else { RefusedWhy::QueueTimeout })
             }
@@ -322,7 +330,7 @@ impl Pool {
     }
 
     /// What keeping a session on its server costs: its regret is `latency x in flight / weight` over that of the best of
-    /// the servers looked at (all of a small pool, some of a large one). The exchange itself is in flight already.
+    /// the servers looked at (all of a small pool, some of a large one).
     pub fn cost_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Cost {
         let wait = |server: &Server, in_flight: u32| {
             server.state.latency.last_nanos() * f64::from(in_flight) / f64::from(server.weight().max(1))
@@ -332,7 +340,7 @@ impl Pool {
         let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
         let fit = others.filter(|other| other.unfit(ask.now).is_none());
         let best = fit.map(|other| wait(other, other.state.in_flight() + 1)).fold(f64::INFINITY, f64::min);
-        let own = wait(&self.servers[server], self.servers[server].state.in_flight());
+        let own = wait(&self.servers[server], self.servers[server].state.in_flight() + 1);
         let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
         Cost { regret: Duration::from_nanos(regret as u64), disagrees: self.disagrees(server, ask, random) }
     }
@@ -352,12 +360,15 @@ impl Pool {
         chosen.is_some_and(|chosen| chosen != server)
     }
 
-    /// The first of the rendezvous order of a key over all servers, whether they can serve or not.
+    /// The first of the rendezvous order of a key over all servers, whether they can serve or not. The file's weights
+    /// count: one that is changed while running must not move sessions unseen.
     fn home_of(&self, key: u64) -> Option<usize> {
         let tiers = self.tiers.load();
-        let members = tiers[0].members.iter().zip(&tiers[0].weights);
-        let all = members.map(|(at, weight)| (*at, self.servers[*at].identity, *weight));
-        rendezvous(mix(key), all.filter(|(_, _, weight)| *weight > 0))
+        tiers.iter().find_map(|tier| {
+            let members = tier.members.iter().map(|at| (*at, &self.servers[*at]));
+            let weighted = members.map(|(at, server)| (at, server.identity, server.settings.weight));
+            rendezvous(mix(key), weighted.filter(|(_, _, weight)| *weight > 0))
+        })
     }
 
     fn moved(&self, session: u64, why: MovedWhy, out: &Tried, now: Moment) -> Result<Choice, NoServer> {
@@ -423,6 +434,12 @@ impl Pool {
     /// Whether any server is at its cap now.
     pub fn is_any_full(&self, now: Moment) -> bool {
         self.servers.iter().any(|server| server.unfit_for_pinned(now) == Some(Ineligible::Full))
+    }
+
+    /// Puts in force what the definition says of the live state; called once the snapshot is.
+    pub fn adopt(&self) {
+        self.servers.iter().for_each(Server::adopt);
+        self.reweigh();
     }
 
     /// The policy by which newcomers are placed.
@@ -496,13 +513,13 @@ impl Server {
         match self.state.wishes.effective() {
             Wish::Maint => return Some(Ineligible::Maint),
             Wish::Drain => return Some(Ineligible::Draining),
-            Wish::Ready if self.weight() == 0 => return Some(Ineligible::Weightless),
             Wish::Ready => {}
         }
         if self.state.outlier.is_ejected(now) {
             return Some(Ineligible::Ejected);
         }
-        self.unfit_for_pinned(now)
+        // Last, as a pinned session does not mind it.
+        self.unfit_for_pinned(now).or((self.weight() == 0).then_some(Ineligible::Weightless))
     }
 
     /// Why the server may not receive a session that is hard-pinned to it: an ejected one still gets those, as the
@@ -516,7 +533,7 @@ impl Server {
         if self.state.vitals.is_down() {
             return Some(Ineligible::Down);
         }
-        let cap = self.settings.max_requests;
+        let cap = self.state.cap();
         (cap > 0 && self.state.in_flight() >= cap).then_some(Ineligible::Full)
     }
 }

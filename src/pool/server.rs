@@ -39,6 +39,12 @@ impl Server {
         Server { settings, identity, state }
     }
 
+    /// Puts in force what its definition says of the live state; called once its snapshot is.
+    pub fn adopt(&self) {
+        self.state.set_cap(self.settings.max_requests);
+        self.state.wishes.adopt_weight(self.settings.weight);
+    }
+
     /// How its drain goes. Past the deadline no session remains, by definition.
     pub fn countdown(&self, now: Moment, window: Duration) -> Countdown {
         if self.state.wishes.is_past_deadline(now) {
@@ -56,6 +62,8 @@ impl Server {
 /// The live state of one (pool, server name). It survives reloads.
 pub struct ServerState {
     in_flight: AtomicU32,
+    /// The cap in force; 0: none.
+    cap: AtomicU32,
     pub(super) line: Line,
     pub wishes: Wishes,
     pub sessions: Sessions,
@@ -70,6 +78,7 @@ impl ServerState {
     pub fn new(metrics: Arc<ServerMetrics>) -> Self {
         ServerState {
             in_flight: AtomicU32::new(0),
+            cap: AtomicU32::new(0),
             line: Line::default(),
             wishes: Wishes::default(),
             sessions: Sessions::default(),
@@ -90,14 +99,29 @@ impl ServerState {
         self.line.length()
     }
 
+    pub(super) fn cap(&self) -> u32 {
+        self.cap.load(Ordering::Relaxed)
+    }
+
+    /// Another cap counts from now on; who waits is called where there is room.
+    pub(super) fn set_cap(&self, cap: u32) {
+        self.cap.store(cap, Ordering::Relaxed);
+        self.line.call(self);
+    }
+
     /// Counts one more exchange, unless that would be past the cap; says how many there are then.
-    pub(super) fn try_count(&self, cap: u32) -> Option<u32> {
+    pub(super) fn try_count(&self) -> Option<u32> {
+        let cap = self.cap();
         if cap == 0 {
             return Some(self.in_flight.fetch_add(1, Ordering::Relaxed) + 1);
         }
         let more = |count: u32| (count < cap).then_some(count + 1);
         let counted = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.ok().map(|before| before + 1)
+    }
+
+    pub(super) fn uncount(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -106,21 +130,18 @@ pub struct InFlight {
     state: Arc<ServerState>,
     /// How many there were when this one came, itself included.
     pub position: u32,
-    /// The server has a cap, and perhaps a line.
-    capped: bool,
 }
 
 impl InFlight {
     /// Enters the server, unless it is at its cap.
     pub fn enter(server: &Server) -> Option<Self> {
-        let cap = server.settings.max_requests;
-        let position = server.state.try_count(cap)?;
-        Some(InFlight { state: Arc::clone(&server.state), position, capped: cap > 0 })
+        let position = server.state.try_count()?;
+        Some(InFlight { state: Arc::clone(&server.state), position })
     }
 
     /// Takes over a place that is counted already.
     pub(super) fn handed_over(state: &Arc<ServerState>) -> Self {
-        InFlight { state: Arc::clone(state), position: state.in_flight(), capped: true }
+        InFlight { state: Arc::clone(state), position: state.in_flight() }
     }
 
     /// The server that is held.
@@ -131,10 +152,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.capped {
-            self.state.line.release(&self.state.in_flight);
+        if self.state.cap() == 0 && self.state.line.length() == 0 {
+            self.state.uncount();
         } else {
-            self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.state.line.release(&self.state);
         }
     }
 }

@@ -28,7 +28,9 @@ fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
         retries: Arc::default(),
         workers: 1,
     };
-    Pool::build(parts, &mut fastrand::Rng::with_seed(1))
+    let pool = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
+    pool.adopt();
+    pool
 }
 
 fn ask(pool: &Pool, preference: Preference, tried: &[usize], may_wait: bool) -> Result<Picked, NoServer> {

@@ -27,6 +27,8 @@ pub struct Wishes {
     own: AtomicU8,
     /// When a drain ends for those who are still there; nanoseconds of a `Moment`.
     deadline: AtomicU64,
+    /// The same for the drain that the server itself asked for.
+    own_deadline: AtomicU64,
     /// The server's own word on its weight, in per cent.
     percent: AtomicU32,
     /// The operator's weight, and the file's when it was set: it holds until the file's changes. 0: none.
@@ -39,6 +41,7 @@ impl Default for Wishes {
             operator: AtomicU8::new(0),
             own: AtomicU8::new(0),
             deadline: AtomicU64::new(NO_DEADLINE),
+            own_deadline: AtomicU64::new(NO_DEADLINE),
             percent: AtomicU32::new(WHOLE),
             weight: AtomicU64::new(0),
         }
@@ -52,10 +55,22 @@ impl Wishes {
         self.operator.store(wish as u8, Ordering::Relaxed);
     }
 
-    /// The server's own word: its wish, and the share of its weight that it wants, in per cent.
-    pub fn set_own(&self, wish: Wish, percent: u32) {
-        self.own.store(wish as u8, Ordering::Relaxed);
+    /// The server's own word: its wish, and the share of its weight that it wants, in per cent. Says whether a drain
+    /// begins with it; `deadline` is for that one.
+    pub fn set_own(&self, wish: Wish, percent: u32, deadline: Option<Moment>) -> bool {
+        let before = self.own.swap(wish as u8, Ordering::Relaxed);
         self.percent.store(percent.min(WHOLE), Ordering::Relaxed);
+        let begins = wish == Wish::Drain && before != Wish::Drain as u8;
+        if begins || wish != Wish::Drain {
+            let deadline = deadline.filter(|_| begins).map_or(NO_DEADLINE, Moment::as_nanos);
+            self.own_deadline.store(deadline, Ordering::Relaxed);
+        }
+        begins
+    }
+
+    /// The server says nothing any more.
+    pub fn forget_own(&self) {
+        self.set_own(Wish::Ready, WHOLE, None);
     }
 
     /// What counts now.
@@ -75,12 +90,13 @@ impl Wishes {
         (wish, self.percent.load(Ordering::Relaxed))
     }
 
-    /// When the operator's drain ends.
+    /// When the drain ends, the operator's or the server's own, whichever is sooner.
     pub fn deadline(&self) -> Option<Moment> {
-        match self.deadline.load(Ordering::Relaxed) {
+        let read = |deadline: &AtomicU64| match deadline.load(Ordering::Relaxed) {
             NO_DEADLINE => None,
             nanos => Some(Moment::from_nanos(nanos)),
-        }
+        };
+        [read(&self.deadline), read(&self.own_deadline)].into_iter().flatten().min()
     }
 
     /// Whether a drain has had its time.
@@ -91,6 +107,14 @@ impl Wishes {
     /// The operator's weight; `file` is what the configuration says now.
     pub fn set_weight(&self, weight: u32, file: u32) {
         self.weight.store(1 << 63 | u64::from(weight) << 32 | u64::from(file), Ordering::Relaxed);
+    }
+
+    /// The file says `file` now: a weight that was set over another one is over.
+    pub fn adopt_weight(&self, file: u32) {
+        let packed = self.weight.load(Ordering::Relaxed);
+        if packed & 0xffff_ffff != u64::from(file) {
+            self.weight.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The weight that counts where the file says `file`.
@@ -107,18 +131,14 @@ impl Wishes {
     }
 }
 
-/// A server's own word, as it says it on probe answers: `ready | drain | maint`, perhaps `; weight=50`.
+/// A server's own word, as it says it on probe answers: `ready | drain | maint`, perhaps `; weight=50`. Once the word is
+/// read it counts, whatever else stands there: a server that asks to be spared is spared.
 pub fn parse_own_word(text: &str) -> Option<(Wish, u32)> {
     let mut parts = text.split(';').map(str::trim);
     let wish = Wish::from_word(parts.next()?)?;
-    let mut percent = WHOLE;
-    for part in parts {
-        let (name, value) = part.split_once('=')?;
-        if name.trim() == "weight" {
-            percent = value.trim().parse().ok().filter(|percent| *percent <= WHOLE)?;
-        }
-    }
-    Some((wish, percent))
+    let weights = parts.filter_map(|part| part.split_once('=')).filter(|(name, _)| name.trim() == "weight");
+    let percent = weights.filter_map(|(_, value)| value.trim().parse().ok()).find(|percent| *percent <= WHOLE);
+    Some((wish, percent.unwrap_or(WHOLE)))
 }
 
 #[cfg(test)]
@@ -129,10 +149,10 @@ mod tests {
     fn the_most_restrictive_word_wins() {
         let wishes = Wishes::default();
         assert_eq!(wishes.effective(), Wish::Ready);
-        wishes.set_own(Wish::Maint, 100);
+        assert!(!wishes.set_own(Wish::Maint, 100, None));
         wishes.set(Wish::Drain, None);
         assert_eq!((wishes.effective(), wishes.of_operator()), (Wish::Maint, Wish::Drain));
-        wishes.set_own(Wish::Ready, 100);
+        wishes.forget_own();
         assert_eq!(wishes.effective(), Wish::Drain);
     }
 
@@ -141,8 +161,10 @@ mod tests {
         let wishes = Wishes::default();
         wishes.set_weight(0, 4);
         assert_eq!((wishes.weight(4), wishes.weight(5)), (0, 5));
+        wishes.adopt_weight(5);
+        assert_eq!(wishes.weight(4), 4, "it does not come back with the file's old weight");
         wishes.set_weight(10, 4);
-        wishes.set_own(Wish::Ready, 25);
+        wishes.set_own(Wish::Ready, 25, None);
         assert_eq!((wishes.weight(4), wishes.weight(1)), (2, 1));
     }
 
@@ -150,8 +172,9 @@ mod tests {
     fn own_words() {
         assert_eq!(parse_own_word("drain"), Some((Wish::Drain, 100)));
         assert_eq!(parse_own_word("ready; weight=50"), Some((Wish::Ready, 50)));
-        for wrong in ["", "stop", "ready; weight=500", "ready; weight", "ready; weight=-1"] {
-            assert_eq!(parse_own_word(wrong), None, "{wrong}");
+        for odd in ["drain;", "drain; weight=500", "drain; weight", "drain; weight=-1; rebooting"] {
+            assert_eq!(parse_own_word(odd), Some((Wish::Drain, 100)), "{odd}");
         }
+        assert_eq!((parse_own_word(""), parse_own_word("stop")), (None, None));
     }
 }

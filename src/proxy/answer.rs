@@ -83,6 +83,7 @@ fn add_pin(
     let now = Clock::wall(exchange.arrived);
     // A momentary cap must not re-pin a session for good: its next request goes home.
     let away_for_a_moment = exchange.verdict == Some(Verdict::Moved(MovedWhy::Full));
+    affinity.learn(recalled, headers, server, away_for_a_moment, now);
     if away_for_a_moment || matches!(recalled.preference, Preference::None(_)) {
         return;
     }
@@ -90,7 +91,6 @@ fn add_pin(
         // Only who has come back with its session is one: clients without a cookie jar are none.
         entry.pool.servers[server].state.sessions.note(session, exchange.arrived, entry.session_window);
     }
-    affinity.learn(recalled, headers, server, now);
     let caching = headers::shared_caching(headers);
     if caching == SharedCaching::Allowed {
         return;

@@ -20,7 +20,7 @@ use super::exchange::Exchange;
 use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
-use crate::names::{Limit, MovedWhy, Outcome, Verdict};
+use crate::names::{Ineligible, Limit, MovedWhy, Outcome, Verdict};
 use crate::pool::{Ask, InFlight, NoServer, Pick, Picked, PinKind, RetryGuard, Tried, Waiting};
 use crate::runtime::PoolEntry;
 use crate::upstream::{
@@ -103,7 +103,8 @@ pub(super) async fn run(
             Ok(server) => server,
             Err(NoServer(verdict)) => {
                 exchange.verdict = Some(verdict);
-                return Err(last.unwrap_or(Error::new(Kind::NoServer)));
+                let refused = matches!(verdict, Verdict::Refused(_));
+                return Err(last.filter(|_| !refused).unwrap_or(Error::new(Kind::NoServer)));
             }
         };
         let failure = match attempts.once(server).await {
@@ -163,7 +164,8 @@ async fn choose(
                 let state = &entry.pool.servers[server].state;
                 state.metrics.cells.of(worker.id).queue_wait.observe(now.since(joined));
                 exchange.waited_in_line(position, now.since(joined));
-                if let Some(guard) = called {
+                let unfit = entry.pool.servers[server].unfit_for_pinned(now).filter(|why| *why != Ineligible::Full);
+                if let Some(guard) = called.filter(|_| unfit.is_none()) {
                     exchange.chose(Pick { server, verdict: Verdict::Waited, cost: None, guard }, now);
                     return Ok(server);
                 }

@@ -64,6 +64,7 @@ impl Runtime {
             reloading: Mutex::new(()),
             looked_at: Mutex::new(Stamps::of(&files)),
         });
+        runtime.snapshot().adopt();
         runtime.metrics.show(Arc::clone(&runtime) as Arc<dyn crate::metrics::LiveState>);
         Ok(runtime)
     }
@@ -120,6 +121,7 @@ impl Runtime {
         let admitted = admit(&snapshot).map_err(ReloadError::Refused)?;
         let snapshot = Arc::new(snapshot);
         self.current.store(Arc::clone(&snapshot));
+        snapshot.adopt();
         self.generation.fetch_add(1, Ordering::Release);
         self.metrics.retain(|pool| snapshot.pool(pool).is_some());
         Ok((Reloaded { snapshot, warnings, need_restart }, admitted))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-use crate::affinity::{Affinity, PinSealer};
+use crate::affinity::{Affinity, LearnedTable, PinSealer};
 use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
 use crate::keys::{Hasher, KeyRing};
 use crate::listener::Endpoint;
@@ -119,6 +119,11 @@ impl Snapshot {
         })
     }
 
+    /// Puts in force what it says of servers' live state: only once it is the one that counts.
+    pub(super) fn adopt(&self) {
+        self.pools.iter().for_each(|entry| entry.pool.adopt());
+    }
+
     /// The route of an exchange.
     pub fn route(&self, host: &str, path: &str, listener: usize) -> Option<usize> {
         self.table.find(host, path, listener)
@@ -184,8 +189,8 @@ impl PoolBuilder<'_> {
         };
         let upgrade_targets = has_http2.then(|| build_targets(&settings, before, &states, over_http1)).transpose()?;
         let names: Vec<Box<str>> = settings.servers.iter().map(|server| server.settings.name.clone()).collect();
-        let learned =
-            before.and_then(|before| before.pool.affinity.as_ref()).map(Affinity::learned).unwrap_or_default();
+        let learned = before.and_then(|before| before.pool.affinity.as_ref()).map(Affinity::learned);
+        let learned = learned.unwrap_or_else(|| Arc::new(LearnedTable::new(random.u64(..))));
         let affinity = settings.sticky.map(|sticky| {
             let names = names.iter().map(|name| &**name);
             Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), learned, &settings.name, names)

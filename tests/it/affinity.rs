@@ -155,7 +155,7 @@ fn with_fail_a_dead_server_is_waited_for_and_not_left() {
     let address = dead.address();
     drop(dead);
     let refused = client.get("/");
-    assert_eq!((refused.status, refused.set_cookies().len()), (502, 0), "{refused:?}");
+    assert_eq!((refused.status, refused.set_cookies().len()), (503, 0), "{refused:?}");
     assert!(proxy.metric("steadfast_affinity_total", &["verdict=\"refused\""]) >= 1.0);
     let back = Origin::start_on(&home, &address, crate::support::origin::Speaks::Http1);
     assert_eq!(client.get("/").verdict(), format!("kept; server={home}"));
