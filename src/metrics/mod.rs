@@ -7,6 +7,7 @@
 
 mod cells;
 mod family;
+mod live;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +16,13 @@ use std::time::Duration;
 use cells::BOUNDS;
 pub use cells::{Cell, DurationCells, PerWorker, WorkerId};
 use family::Family;
+pub use live::{LiveGauges, LiveState};
 use parking_lot::RwLock;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, ServerCondition, Verdict};
+use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, Verdict};
 
 /// Exchanges by class of status, and how long they took.
 #[derive(Default)]
@@ -133,98 +135,6 @@ struct ProxyCells {
     headers: [[Cell; HeaderReason::ALL.len()]; Decision::ALL.len()],
 }
 
-/// Gauges that are read off live state at a scrape.
-pub trait LiveState: Send + Sync {
-    /// Adds the present values.
-    fn describe(&self, gauges: &mut LiveGauges);
-}
-
-/// Where [`LiveState`] puts its values.
-pub struct LiveGauges {
-    in_flight: Family,
-    queue_length: Family,
-    sessions: Family,
-    imbalance: Family,
-    remaining: Family,
-    connections: Family,
-    server_state: Family,
-    certificate_expiry: Family,
-}
-
-impl LiveGauges {
-    fn new() -> Self {
-        LiveGauges {
-            in_flight: Family::gauge("steadfast_in_flight", "Exchanges a server is working on now."),
-            queue_length: Family::gauge("steadfast_queue_length", "Exchanges in the waiting line of a server."),
-            sessions: Family::gauge(
-                "steadfast_sessions",
-                "Distinct sessions that came back within the drain-idle window.",
-            ),
-            imbalance: Family::gauge("steadfast_imbalance_ratio", "How uneven a pool is, over the last 10 s."),
-            remaining: Family::gauge(
-                "steadfast_drain_sessions_remaining",
-                "Sessions that a draining server still has.",
-            ),
-            connections: Family::gauge("steadfast_upstream_connections", "Connections to servers."),
-            server_state: Family::gauge("steadfast_server_state", "1 for the state that a server is in."),
-            certificate_expiry: Family::gauge(
-                "steadfast_certificate_expiry_timestamp_seconds",
-                "When a listener's certificate ends, in seconds since 1970.",
-            ),
-        }
-    }
-
-    /// Exchanges in flight on a server.
-    pub fn in_flight(&mut self, pool: &str, server: &str, count: u32) {
-        self.in_flight.value(&[("pool", pool), ("server", server)], f64::from(count));
-    }
-
-    /// Exchanges that wait for a place on a server.
-    pub fn queue_length(&mut self, pool: &str, server: &str, count: u32) {
-        self.queue_length.value(&[("pool", pool), ("server", server)], f64::from(count));
-    }
-
-    /// Distinct sessions of a server.
-    pub fn sessions(&mut self, pool: &str, server: &str, count: u64) {
-        self.sessions.value(&[("pool", pool), ("server", server)], count as f64);
-    }
-
-    /// How uneven a pool is.
-    pub fn imbalance(&mut self, pool: &str, of: &str, measures: [(&str, f64); 3]) {
-        for (measure, value) in measures {
-            let labels = [("pool", pool), ("of", of), ("measure", measure), ("policy", "actual")];
-            self.imbalance.value(&labels, value);
-        }
-    }
-
-    /// Sessions that a draining server still has.
-    pub fn drain_remaining(&mut self, pool: &str, server: &str, count: u64) {
-        self.remaining.value(&[("pool", pool), ("server", server)], count as f64);
-    }
-
-    /// Connections to a server.
-    pub fn upstream_connections(&mut self, pool: &str, server: &str, metrics: &ServerMetrics) {
-        let active = metrics.cells.sum(|cells| cells.connections_active.get());
-        let idle = metrics.cells.sum(|cells| cells.connections_idle.get());
-        for (state, count) in [("active", active), ("idle", idle)] {
-            self.connections.value(&[("pool", pool), ("server", server), ("state", state)], count as f64);
-        }
-    }
-
-    /// The state that a server is in.
-    pub fn server_state(&mut self, pool: &str, server: &str, condition: ServerCondition) {
-        for state in ServerCondition::ALL {
-            let labels = [("pool", pool), ("server", server), ("state", state.as_str())];
-            self.server_state.value(&labels, if *state == condition { 1.0 } else { 0.0 });
-        }
-    }
-
-    /// When a certificate ends.
-    pub fn certificate_expiry(&mut self, listener: &str, name: &str, timestamp: f64) {
-        self.certificate_expiry.value(&[("listener", listener), ("name", name)], timestamp);
-    }
-}
-
 /// All counters of the process.
 pub struct Metrics {
     workers: usize,
@@ -335,16 +245,7 @@ impl Metrics {
         if let Some(live) = &*self.live.read() {
             live.describe(&mut gauges);
         }
-        families.extend([
-            gauges.in_flight,
-            gauges.queue_length,
-            gauges.sessions,
-            gauges.imbalance,
-            gauges.remaining,
-            gauges.connections,
-            gauges.server_state,
-            gauges.certificate_expiry,
-        ]);
+        families.extend(gauges.into_families());
         families.into_iter().filter_map(Family::finish).collect()
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::health::RiseFall;
 use crate::metrics::Metrics;
-use crate::names::NewWhy;
+use crate::names::{MovedWhy, NewWhy, NoneWhy, RefusedWhy};
 
 const NOW: Moment = Moment::from_nanos(1_000_000_000);
 const FIRST: Preference = Preference::New(NewWhy::First);

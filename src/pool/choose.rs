@@ -1,0 +1,243 @@
+//! The one choice that everything turns on: which server an exchange goes to, and what becomes of its affinity.
+
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use super::{Ask, Cost, InFlight, NoServer, Pick, Picked, PinKind, Pool, Server, Tier, Tried, Waiting};
+use crate::affinity::Preference;
+use crate::balance::{Balance, Candidates, Chance, mix, rendezvous};
+use crate::clock::Moment;
+use crate::names::{Ineligible, MovedWhy, NoneWhy, RefusedWhy, Verdict};
+
+/// Servers that are looked at for a pin's cost.
+const LOOK_AT: usize = 16;
+
+enum Choice {
+    Server(usize, Verdict),
+    /// The pinned session's own server is at its cap.
+    Line(usize),
+}
+
+impl Pool {
+    /// Chooses the server of an attempt, or a place in the line of a pinned session's own server.
+    pub fn pick(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Result<Picked, NoServer> {
+        // A server may fill up between being found eligible and being entered; then it is out of the next round.
+        let mut full = ask.tried.clone();
+        loop {
+            let (server, verdict) = match self.choose(ask, &full, random)? {
+                Choice::Server(server, verdict) => (server, verdict),
+                Choice::Line(server) => match Waiting::join(&self.servers[server], self.rules.queue_length()) {
+                    Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                    None if self.rules.fails() => return Err(NoServer(Verdict::Refused(RefusedWhy::Full))),
+                    None => {
+                        full.add(server);
+                        continue;
+                    }
+                },
+            };
+            // What keeping it costs is asked before the exchange itself counts.
+            let cost = (verdict == Verdict::Kept).then(|| self.cost_of(server, ask, random));
+            match InFlight::enter(&self.servers[server]) {
+                Some(guard) => return Ok(Picked::Server(Pick { server, verdict, cost, guard })),
+                // Others were faster: a hard session waits for its own server all the same.
+                None if verdict == Verdict::Kept && self.may_queue(ask) && !full.contains(server) => {
+                    match Waiting::join(&self.servers[server], self.rules.queue_length()) {
+                        Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                        None => full.add(server),
+                    }
+                }
+                None => full.add(server),
+            }
+        }
+    }
+
+    fn may_queue(&self, ask: &Ask<'_>) -> bool {
+        ask.may_wait && self.rules.kind == PinKind::Hard && self.rules.queue_length() > 0
+    }
+
+    fn choose(&self, ask: &Ask<'_>, out: &Tried, random: &mut fastrand::Rng) -> Result<Choice, NoServer> {
+        match ask.preference {
+            Preference::Pinned { server, session } => self.pinned(server, session, ask, out, random),
+            Preference::Hashed { key } => match self.home_of(key) {
+                Some(server) => self.pinned(server, key, ask, out, random),
+                None => Err(NoServer(Verdict::None(NoneWhy::NoServer))),
+            },
+            Preference::Gone { session } => self.moved(session, MovedWhy::Gone, out, ask.now),
+            Preference::None(why) => self.newcomer(Verdict::None(why), ask, out, random),
+            Preference::New(why) => self.newcomer(Verdict::New(why), ask, out, random),
+        }
+    }
+
+    /// What becomes of a session that belongs to `server` (the table of README, "When the pinned server cannot serve").
+    fn pinned(
+        &self,
+        server: usize,
+        session: u64,
+        ask: &Ask<'_>,
+        out: &Tried,
+        random: &mut fastrand::Rng,
+    ) -> Result<Choice, NoServer> {
+        let fails = self.rules.fails();
+        let refused = |why| Err(NoServer(Verdict::Refused(why)));
+        if ask.tried.contains(server) {
+            return if fails { refused(RefusedWhy::Down) } else { self.moved(session, MovedWhy::Failed, out, ask.now) };
+        }
+        let hard = self.rules.kind == PinKind::Hard;
+        let unfit = if hard {
+            self.servers[server].unfit_for_pinned(ask.now)
+        } else {
+            self.servers[server].unfit(ask.now).filter(|why| *why != Ineligible::Weightless)
+        };
+        let full = unfit == Some(Ineligible::Full) || out.contains(server);
+        match unfit {
+            _ if full && self.may_queue(ask) && !out.contains(server) => Ok(Choice::Line(server)),
+            _ if full && hard && fails => {
+                refused(if ask.may_wait { RefusedWhy::Full } else { RefusedWhy::QueueTimeout })
+            }
+            _ if full => self.moved(session, MovedWhy::Full, out, ask.now),
+            Some(Ineligible::Down) if fails => refused(RefusedWhy::Down),
+            Some(reason) => self.moved(session, reason.moved(), out, ask.now),
+            None => Ok(self.kept_within_margin(server, session, out, ask.now, random)),
+        }
+    }
+
+    /// A soft pin may cost so many requests in flight, and no more: then the session goes to the first of its
+    /// rendezvous order that is within the margin.
+    fn kept_within_margin(
+        &self,
+        server: usize,
+        session: u64,
+        out: &Tried,
+        now: Moment,
+        random: &mut fastrand::Rng,
+    ) -> Choice {
+        let PinKind::Soft { margin } = self.rules.kind else { return Choice::Server(server, Verdict::Kept) };
+        let margin = f64::from(margin);
+        let load = |server: &Server| f64::from(server.state.in_flight()) / f64::from(server.weight().max(1));
+        let tiers = self.tiers.load();
+        let best =
+            tiers.iter().find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now }, random));
+        let Some(best) = best.filter(|best| load(&self.servers[server]) > best + margin) else {
+            return Choice::Server(server, Verdict::Kept);
+        };
+        let near = |at: &usize| load(&self.servers[*at]) <= best + margin;
+        match self.successor(session, out, now, near) {
+            Some(to) => Choice::Server(to, Verdict::Moved(MovedWhy::Margin)),
+            None => Choice::Server(server, Verdict::Kept),
+        }
+    }
+
+    /// What keeping a session on its server costs: its regret is `latency x in flight / weight` over that of the best of
+    /// the servers looked at (all of a small pool, some of a large one).
+    pub fn cost_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Cost {
+        let wait = |server: &Server, in_flight: u32| {
+            server.state.latency.last_nanos() * f64::from(in_flight) / f64::from(server.weight().max(1))
+        };
+        let count = self.servers.len();
+        let looked_at = (0..count.min(LOOK_AT)).map(|at| if count > LOOK_AT { random.usize(..count) } else { at });
+        let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
+        let fit = others.filter(|other| other.unfit(ask.now).is_none());
+        let best = fit.map(|other| wait(other, other.state.in_flight() + 1)).fold(f64::INFINITY, f64::min);
+        let own = wait(&self.servers[server], self.servers[server].state.in_flight() + 1);
+        let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
+        Cost { regret: Duration::from_nanos(regret as u64), disagrees: self.disagrees(server, ask, random) }
+    }
+
+    /// Whether the policy alone would have chosen another server. A hash of all servers is too much for a statistic.
+    fn disagrees(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> bool {
+        if self.balance == Balance::Hash {
+            return false;
+        }
+        let turn = AtomicU32::new(random.u32(..));
+        let mut chance = Chance { random, turn: &turn, key: ask.key };
+        let tiers = self.tiers.load();
+        let chosen = tiers.iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out: ask.tried, now: ask.now };
+            tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
+        });
+        chosen.is_some_and(|chosen| chosen != server)
+    }
+
+    /// The first of the rendezvous order of a key over all servers, whether they can serve or not. The file's weights
+    /// count: one that is changed while running must not move sessions unseen.
+    fn home_of(&self, key: u64) -> Option<usize> {
+        let tiers = self.tiers.load();
+        tiers.iter().find_map(|tier| {
+            let members = tier.members.iter().map(|at| (*at, &self.servers[*at]));
+            let weighted = members.map(|(at, server)| (at, server.identity, server.settings.weight));
+            rendezvous(mix(key), weighted.filter(|(_, _, weight)| *weight > 0))
+        })
+    }
+
+    fn moved(&self, session: u64, why: MovedWhy, out: &Tried, now: Moment) -> Result<Choice, NoServer> {
+        let to = self.successor(session, out, now, |_| true).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))?;
+        Ok(Choice::Server(to, Verdict::Moved(why)))
+    }
+
+    fn newcomer(
+        &self,
+        verdict: Verdict,
+        ask: &Ask<'_>,
+        out: &Tried,
+        random: &mut fastrand::Rng,
+    ) -> Result<Choice, NoServer> {
+        let mut chance = Chance { random, turn: &self.turns[ask.worker.0], key: ask.key };
+        let tiers = self.tiers.load();
+        let chosen = tiers.iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out, now: ask.now };
+            tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
+        });
+        chosen.map(|server| Choice::Server(server, verdict)).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))
+    }
+
+    /// Where a session moves to: the weighted rendezvous of its id over the eligible servers, so that concurrent
+    /// requests, other workers and other proxies move it to the same place.
+    fn successor(&self, session: u64, out: &Tried, now: Moment, near: impl Fn(&usize) -> bool) -> Option<usize> {
+        self.tiers.load().iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out, now };
+            let eligible = (0..tier.members.len()).filter(|at| view.eligible(*at) && near(&tier.members[*at]));
+            let scored = eligible.map(|at| (at, view.identity(at), tier.weights[at]));
+            rendezvous(mix(session), scored).map(|at| tier.members[at])
+        })
+    }
+
+    /// What a choice would be now; nothing is entered and nobody waits.
+    pub fn preview(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Result<(usize, Verdict), NoServer> {
+        match self.choose(ask, ask.tried, random)? {
+            Choice::Server(server, verdict) => Ok((server, verdict)),
+            Choice::Line(server) => Ok((server, Verdict::Waited)),
+        }
+    }
+}
+
+/// The servers of one tier as the policy sees them.
+struct TierView<'a> {
+    pool: &'a Pool,
+    tier: &'a Tier,
+    out: &'a Tried,
+    now: Moment,
+}
+
+impl TierView<'_> {
+    fn server(&self, at: usize) -> &Server {
+        &self.pool.servers[self.tier.members[at]]
+    }
+}
+
+impl Candidates for TierView<'_> {
+    fn eligible(&self, at: usize) -> bool {
+        !self.out.contains(self.tier.members[at]) && self.server(at).unfit(self.now).is_none()
+    }
+
+    fn in_flight(&self, at: usize) -> u32 {
+        self.server(at).state.in_flight()
+    }
+
+    fn latency(&self, at: usize) -> f64 {
+        self.server(at).state.latency.nanos(self.now)
+    }
+
+    fn identity(&self, at: usize) -> u64 {
+        self.server(at).identity
+    }
+}
