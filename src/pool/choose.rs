@@ -149,13 +149,16 @@ impl Pool {
             return false;
         }
         let turn = AtomicU32::new(random.u32(..));
-        let mut chance = Chance { random, turn: &turn, key: ask.key };
-        let tiers = self.tiers.load();
-        let chosen = tiers.iter().find_map(|tier| {
-            let view = TierView { pool: self, tier, out: ask.tried, now: ask.now };
+        let chance = Chance { random, turn: &turn, key: ask.key };
+        self.by_policy(ask.tried, ask.now, chance).is_some_and(|chosen| chosen != server)
+    }
+
+    /// Where the policy alone sends an exchange: a server of the first tier that has an eligible one.
+    fn by_policy(&self, out: &Tried, now: Moment, mut chance: Chance<'_>) -> Option<usize> {
+        self.tiers.load().iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out, now };
             tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
-        });
-        chosen.is_some_and(|chosen| chosen != server)
+        })
     }
 
     /// The first of the rendezvous order of a key over all servers, whether they can serve or not. The file's weights
@@ -181,13 +184,9 @@ impl Pool {
         out: &Tried,
         random: &mut fastrand::Rng,
     ) -> Result<Choice, NoServer> {
-        let mut chance = Chance { random, turn: &self.turns[ask.worker.0], key: ask.key };
-        let tiers = self.tiers.load();
-        let chosen = tiers.iter().find_map(|tier| {
-            let view = TierView { pool: self, tier, out, now: ask.now };
-            tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
-        });
-        chosen.map(|server| Choice::Server(server, verdict)).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))
+        let chance = Chance { random, turn: &self.turns[ask.worker.0], key: ask.key };
+        let chosen = self.by_policy(out, ask.now, chance).ok_or(NoServer(Verdict::None(NoneWhy::NoServer)))?;
+        Ok(Choice::Server(chosen, verdict))
     }
 
     /// Where a session moves to: the weighted rendezvous of its id over the eligible servers, so that concurrent

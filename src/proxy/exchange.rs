@@ -141,7 +141,7 @@ impl Exchange {
         self.route = Some(route);
         self.pool = self.snapshot().and_then(|snapshot| snapshot.pool_of_route(route));
         if let Some(log) = &mut self.log {
-            log.target = path.to_owned();
+            path.clone_into(&mut log.target);
         }
     }
 

@@ -27,9 +27,7 @@ pub struct ClientError(#[from] rustls::Error);
 pub fn client_config(settings: &ClientSettings) -> Result<Arc<ClientConfig>, ClientError> {
     let builder = ClientConfig::builder();
     let mut config = if !settings.verify {
-        let provider =
-            Arc::clone(CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?);
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))).with_no_client_auth()
+        builder.dangerous().with_custom_certificate_verifier(any_certificate()?).with_no_client_auth()
     } else if settings.ca.is_empty() {
         builder.with_platform_verifier()?.with_no_client_auth()
     } else {
@@ -41,6 +39,12 @@ pub fn client_config(settings: &ClientSettings) -> Result<Arc<ClientConfig>, Cli
     };
     config.alpn_protocols = vec![if settings.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     Ok(Arc::new(config))
+}
+
+/// Takes any certificate whose holder has its key.
+pub fn any_certificate() -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    let provider = CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?;
+    Ok(Arc::new(Unverified(Arc::clone(provider))))
 }
 
 /// `verify = false`: the connection is private against listeners, not against impostors.

@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 
 pub use certificate::{Certificate, CertificateError, Names, certificates_from_pem, load, self_signed};
-pub use client::{ClientError, ClientSettings, client_config};
+pub use client::{ClientError, ClientSettings, any_certificate, client_config};
 pub use rustls::pki_types::ServerName;
 pub use rustls::{ClientConfig, ServerConfig};
 

@@ -40,7 +40,7 @@ fn a_body_over_the_routes_limit_is_413_announced_or_not() {
     assert_eq!(proxy.client().post("/echo", vec![b'x'; 1_024]).status, 200);
     assert_eq!(proxy.client().post("/echo", vec![b'x'; 1_025]).status, 413);
     let chunk = format!(
-        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n{}\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\n{}\r\n0\r\n\r\n",
         "x".repeat(0x1000)
     );
     let answer = raw(proxy.address("main"), chunk.as_bytes());

@@ -99,6 +99,6 @@ fn options_of_everything_is_passed_on_as_it_is() {
     let proxy = Proxy::start(&plain(&[&origin], ""));
     let answer = raw(proxy.address("main"), b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let tunnel = raw(proxy.address("main"), b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n");
+    let tunnel = raw(proxy.address("main"), b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nConnection: close\r\n\r\n");
     assert!(tunnel.starts_with("HTTP/1.1 501"), "{tunnel}");
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Version, header};
@@ -11,9 +10,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -244,58 +243,22 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, String>>) -> Result<T,
 
 /// A TLS configuration that takes any certificate.
 pub fn anything_goes() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    steadfast::tls::install_provider();
-    ClientConfig::builder().dangerous().with_custom_certificate_verifier(any_certificate())
+    let certificate = any_certificate();
+    ClientConfig::builder().dangerous().with_custom_certificate_verifier(certificate)
 }
 
 /// Takes any certificate.
 pub fn any_certificate() -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Anything)
+    steadfast::tls::install_provider();
+    steadfast::tls::any_certificate().expect("the provider is installed")
 }
 
-#[derive(Debug)]
-struct Anything;
-
-impl ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Sends bytes as they are and gives back what comes until the other side closes, or is silent.
+/// Sends bytes as they are and gives back what comes until the other side closes: a request that leaves the connection open must ask
+/// for its end.
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_millis(1_500))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).expect("the bytes are sent");
     let mut answer = Vec::new();
     let mut buffer = [0; 16_384];
@@ -306,6 +269,9 @@ pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {
                 break;
             }
             Ok(read) => answer.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("it does not close after {answer:?}")
+            }
             Err(_) => break,
         }
     }

@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-use super::{Client, PATIENCE, eventually};
+use super::{Client, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_steadfast");
 
@@ -41,12 +40,12 @@ impl Proxy {
         let stdout = collect(child.stdout.take().expect("piped"));
         let stderr = collect(child.stderr.take().expect("piped"));
         let mut proxy = Proxy { child, directory, stdout, stderr };
-        let deadline = Instant::now() + PATIENCE;
-        while proxy.logged("admin surface").is_none() {
+        eventually("the proxy announces its admin surface", || {
             let ended = proxy.child.try_wait().expect("a child can be asked");
-            assert!(ended.is_none() && Instant::now() < deadline, "no start: {}", proxy.log());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+            let announced = proxy.logged("admin surface").is_some();
+            assert!(announced || ended.is_none(), "it ended before it was up");
+            announced
+        });
         eventually("the proxy is ready", || proxy.admin("/readyz").is_some_and(|reply| reply.contains("ready")));
         proxy
     }
@@ -136,14 +135,12 @@ impl Proxy {
 
     /// Waits for the process to end.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        let mut status = None;
+        eventually("the process ends", || {
+            status = self.child.try_wait().expect("a child can be asked");
+            status.is_some()
+        });
+        status.expect("it has ended")
     }
 
     fn check_books(&self) {

@@ -1,0 +1,65 @@
+//! The routes, and what they change and answer.
+
+use super::Absent::{Default as Is, Nothing, Required};
+use super::{ANY_SIZE, Kind, Table, key};
+
+pub(super) static ROUTE: Table = Table {
+    path: "route",
+    doc: "A match on host and path, giving a pool and policies.",
+    keys: &[
+        key(
+            "host",
+            Kind::Text,
+            Nothing("\"shop.example.com\""),
+            "Exact, \"*.example.com\" (one or more labels), or absent: any.",
+        ),
+        key("path", Kind::Text, Is("\"/\""), "Prefix on segment boundaries; the longest wins."),
+        key("listeners", Kind::TextList, Nothing("[\"https\"]"), "Only what came in there; absent: any."),
+        key("pool", Kind::Text, Nothing("\"shop\""), "Who serves it."),
+        key("strip_prefix", Kind::Bool, Is("false"), "Forward the path without the route's prefix."),
+        key(
+            "request_headers",
+            Kind::Table(&HEADER_CHANGES),
+            Nothing("{ set = { X-Tenant = \"a\" }, remove = [\"X-Debug\"] }"),
+            "Changes to what the server sees.",
+        ),
+        key(
+            "response_headers",
+            Kind::Table(&HEADER_CHANGES),
+            Nothing("{ set = {}, remove = [\"Server\"] }"),
+            "Changes to what the client sees.",
+        ),
+        key(
+            "respond",
+            Kind::Table(&RESPOND),
+            Nothing("{ status = 503, body = \"back soon\" }"),
+            "Instead of a pool: a fixed reply.",
+        ),
+        key(
+            "redirect_to",
+            Kind::Text,
+            Nothing("\"https://new.example.com\""),
+            "Instead of a pool: 308 to this, with the path appended.",
+        ),
+        key("body_bytes", ANY_SIZE, Is("\"0B\""), "Largest request body, 413 past it; 0: no limit."),
+        key("sticky", Kind::Bool, Is("true"), "false: these requests neither read nor write pins."),
+    ],
+};
+
+static HEADER_CHANGES: Table = Table {
+    path: "route.request_headers",
+    doc: "Header fields to set and to remove.",
+    keys: &[
+        key("set", Kind::TextMap, Is("{}"), "Fields and their values."),
+        key("remove", Kind::TextList, Is("[]"), "Names of fields."),
+    ],
+};
+
+static RESPOND: Table = Table {
+    path: "route.respond",
+    doc: "A fixed reply.",
+    keys: &[
+        key("status", Kind::Integer { min: 200, max: 599 }, Required, "Status code."),
+        key("body", Kind::Text, Is("\"\""), "Plain text, or HTML when it begins with <."),
+    ],
+};
