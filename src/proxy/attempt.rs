@@ -317,7 +317,7 @@ impl Attempts<'_> {
     }
 
     fn is_repeatable(&self) -> bool {
-        is_idempotent(&self.head.method) && !self.upgrade
+        self.head.method.is_idempotent() && !self.upgrade
     }
 
     /// Whether another server may be tried.
@@ -359,11 +359,6 @@ fn client_failed(fault: BodyFault) -> Failure {
         BodyFault::Stalled => Kind::BodyStalled,
     };
     Failure { error: Error::because(kind, &fault), outcome: Outcome::ClientLeft, next: Next::Nothing }
-}
-
-fn is_idempotent(method: &Method) -> bool {
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE];
-    idempotent.contains(method)
 }
 
 /// A gRPC stream may be silent for as long as it likes.
