@@ -9,10 +9,11 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
     &[
         ("routing", &[]),
         ("balance", &[]),
-        ("affinity", &["balance", "headers"]),
+        ("affinity", &["balance", "headers", "recent"]),
         ("health", &[]),
         ("headers", &[]),
         ("imbalance", &[]),
+        ("recent", &["balance"]),
     ],
     &[("pool", &[])],
     &[("tls", &[]), ("listener", &["tls"]), ("upstream", &["tls"]), ("probe", &["upstream"])],
