@@ -14,7 +14,8 @@
 //!
 //! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
-//! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`], [`recent`]); state ([`pool`]); effects ([`tls`], [`listener`],
+//! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`],
+//! [`rate`], [`recent`]); state ([`pool`]); effects ([`tls`], [`listener`],
 //! [`upstream`], [`probe`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`]); and the shell
 //! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
@@ -37,6 +38,7 @@ pub mod names;
 pub mod pool;
 pub mod probe;
 pub mod proxy;
+pub mod rate;
 pub mod recent;
 pub mod routing;
 pub mod runtime;

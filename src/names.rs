@@ -305,6 +305,16 @@ words! {
 }
 
 words! {
+    /// Whose requests a route's rate counts together; the reason in `steadfast_protect_total` of the rule `rate`.
+    RateBy {
+        /// One address, or one IPv6 network of 64 bits.
+        Client = "client",
+        /// One session; requests without one count by client.
+        Session = "session",
+    }
+}
+
+words! {
     /// What was done about it.
     Decision {
         Stripped = "stripped",

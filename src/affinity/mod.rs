@@ -99,6 +99,11 @@ impl Recalled {
     pub fn session(&self) -> Option<u64> {
         self.pin.map(|pin| pin.session).or(self.key)
     }
+
+    /// The same, but only where the session belongs to a server already: a made-up cookie is no session.
+    pub fn known_session(&self) -> Option<u64> {
+        self.session().filter(|_| !matches!(self.preference, Preference::New(_) | Preference::None(_)))
+    }
 }
 
 impl Affinity {

@@ -25,7 +25,7 @@ pub use problem::{Problem, Problems, Report, Severity};
 pub use schema::schema;
 pub use settings::{
     AccessLog, Action, Admin, AdminAddress, Configuration, HeaderChanges, Listener, PoolSettings, Process, Retry,
-    Route, ServerEntry, Timeouts,
+    Route, RouteRate, ServerEntry, Timeouts,
 };
 
 /// A configuration that can be used, and what was noticed on the way.

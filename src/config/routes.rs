@@ -5,15 +5,18 @@ use http::StatusCode;
 use super::document::{Located, Section};
 use super::headers;
 use super::resolve::{Context, names_of};
-use super::settings::{Action, Route};
+use super::settings::{Action, Route, RouteRate};
+use crate::names::RateBy;
+use crate::rate::Rate;
 use crate::routing::{HostPattern, RouteMatch, RouteTable, prefix};
 
 pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>) -> Vec<Route> {
     let listener_names = names_of(&root.sections("listener"));
-    let pool_names = names_of(&root.sections("pool"));
+    let pools = root.sections("pool");
+    let pool_names = names_of(&pools);
     let sections = root.sections("route");
     let resolved = sections.iter().filter_map(|section| {
-        let route = route(context, section, &listener_names, &pool_names)?;
+        let route = route(context, section, &listener_names, &pool_names, &pools)?;
         Some((section, route))
     });
     let (sections, routes): (Vec<_>, Vec<_>) = resolved.unzip();
@@ -26,20 +29,28 @@ fn route(
     context: &Context<'_>,
     section: &Section<'_>,
     listeners: &[Located<String>],
-    pools: &[Located<String>],
+    pool_names: &[Located<String>],
+    pools: &[Section<'_>],
 ) -> Option<Route> {
-    let action = action(context, section, pools);
+    let action = action(context, section, pool_names);
     let matches = route_match(context, section, listeners);
     let request_headers = headers::resolve(context, &section.section("request_headers"));
     let response_headers = headers::resolve(context, &section.section("response_headers"));
     if matches!(action, Some(Action::Respond { .. } | Action::Redirect(_))) {
-        for key in
-            ["strip_prefix", "request_headers", "sticky", "body_bytes"].into_iter().filter(|key| section.has(key))
+        for key in ["strip_prefix", "request_headers", "sticky", "body_bytes", "rate"]
+            .into_iter()
+            .filter(|key| section.has(key))
         {
             let message = format!("`{key}` is for routes with a `pool`: nothing is forwarded here");
             context.error(section.place(key), message, None);
         }
     }
+    let pool = match &action {
+        Some(Action::Pool(pool)) => pools.get(*pool),
+        _ => None,
+    };
+    let is_sticky = |pool: &Section<'_>| pool.word("mode", |mode| Some(mode == "sticky")).unwrap_or(false);
+    let keeps_sessions = section.flag("sticky") && pool.is_some_and(is_sticky);
     let matches = matches?;
     let host = section.text("host").map_or_else(|| "*".to_owned(), |host| host.value);
     Some(Route {
@@ -51,7 +62,20 @@ fn route(
         response_headers,
         body_bytes: section.size("body_bytes"),
         sticky: section.flag("sticky"),
+        rate: rate(context, section, keeps_sessions),
     })
+}
+
+fn rate(context: &Context<'_>, route: &Section<'_>, keeps_sessions: bool) -> Option<RouteRate> {
+    let section = route.section("rate");
+    let by = section.word("by", RateBy::from_word).unwrap_or(RateBy::Client);
+    if section.is_written() && by == RateBy::Session && !keeps_sessions {
+        let help = "a pool with `mode = \"sticky\"`, and `sticky = true` here; or `by = \"client\"`".to_owned();
+        context.error(section.place("by"), "`by = \"session\"` needs a pool that knows sessions", help);
+    }
+    let requests: u32 = section.number("requests");
+    let burst = if section.has("burst") { section.number("burst") } else { requests };
+    section.is_written().then(|| RouteRate { rate: Rate::new(requests, section.duration("per"), burst), by })
 }
 
 fn route_match(context: &Context<'_>, section: &Section<'_>, listeners: &[Located<String>]) -> Option<RouteMatch> {

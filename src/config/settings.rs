@@ -15,7 +15,9 @@ use crate::balance::Balance;
 use crate::headers::ForwardedBy;
 use crate::health::OutlierSettings;
 use crate::keys::KeyRing;
+use crate::names::RateBy;
 use crate::pool::{PinRules, RetryBudget, ServerSettings};
+use crate::rate::Rate;
 use crate::routing::RouteMatch;
 use crate::upstream::TargetSettings;
 use crate::{listener, probe, tls};
@@ -94,6 +96,14 @@ pub struct Route {
     /// Largest request body; 0: no limit.
     pub body_bytes: u64,
     pub sticky: bool,
+    pub rate: Option<RouteRate>,
+}
+
+/// `rate` of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteRate {
+    pub rate: Rate,
+    pub by: RateBy,
 }
 
 /// What a route does.

@@ -74,6 +74,10 @@ fn every_problem_is_found_in_one_run() {
 fn what_excludes_each_other_is_named() {
     let with = |table: &str, line: &str| MINIMAL.replace(table, &format!("{table}\n{line}"));
     assert_complains(
+        &with("pool = \"shop\"", "rate = { requests = 5, by = \"session\" }\nsticky = false"),
+        "`by = \"session\"` needs a pool that knows sessions",
+    );
+    assert_complains(
         &with("pool = \"shop\"", "redirect_to = \"https://a.test\""),
         "`pool` and `redirect_to` exclude each other",
     );
@@ -170,8 +174,14 @@ fn every_key_is_in_the_example() {
         let written = written_keys(document.get_ref(), table.path);
         for key in table.keys.iter().filter(|key| !matches!(key.kind, Kind::Table(_) | Kind::Tables(_))) {
             // Inline tables are shown whole, on the line of the key that holds them.
-            if ["listener.tls.certificates", "route.request_headers", "route.respond", "pool.sticky.queue"]
-                .contains(&table.path)
+            if [
+                "listener.tls.certificates",
+                "route.request_headers",
+                "route.respond",
+                "route.rate",
+                "pool.sticky.queue",
+            ]
+            .contains(&table.path)
             {
                 continue;
             }

@@ -22,7 +22,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, Verdict};
+use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, RateBy, Verdict};
 
 /// Exchanges by class of status, and how long they took.
 #[derive(Default)]
@@ -133,6 +133,7 @@ pub struct ListenerMetrics {
 struct ProxyCells {
     limits: [Cell; Limit::ALL.len()],
     headers: [[Cell; HeaderReason::ALL.len()]; Decision::ALL.len()],
+    rates: [Cell; RateBy::ALL.len()],
 }
 
 /// All counters of the process.
@@ -212,6 +213,11 @@ impl Metrics {
     /// Counts a request whose head was cleaned or refused.
     pub fn header_decision(&self, worker: WorkerId, decision: Decision, reason: HeaderReason) {
         self.proxy.of(worker).headers[decision.index()][reason.index()].add(1);
+    }
+
+    /// Counts a request that came too soon.
+    pub fn rate_exceeded(&self, worker: WorkerId, by: RateBy) {
+        self.proxy.of(worker).rates[by.index()].add(1);
     }
 
     /// Counts a reload.
@@ -350,6 +356,13 @@ impl Metrics {
                     let labels = [("rule", "header"), ("decision", decision.as_str()), ("reason", reason.as_str())];
                     protect.value(&labels, count as f64);
                 }
+            }
+        }
+        for by in RateBy::ALL {
+            let count = self.proxy.sum(|cells| cells.rates[by.index()].get());
+            if count > 0 {
+                let labels = [("rule", "rate"), ("decision", Decision::Rejected.as_str()), ("reason", by.as_str())];
+                protect.value(&labels, count as f64);
             }
         }
         let mut reloads = Family::counter("steadfast_reload_total", "Reloads of the configuration, by result.");

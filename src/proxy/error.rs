@@ -20,6 +20,10 @@ pub(super) enum Kind {
     Head(HeaderReason),
     HeadTooLarge,
     NoRoute,
+    /// Too many requests of one client or session; there is a place again after so many seconds.
+    RateExceeded {
+        retry_after: u32,
+    },
     BodyTooLarge,
     BodyMalformed,
     /// The client stopped in the middle of its body.
@@ -63,7 +67,7 @@ impl Kind {
             | Kind::BodyMalformed
             | Kind::BodyStalled
             | Kind::ClientGone => Side::Downstream,
-            Kind::NoRoute | Kind::NoServer => Side::Local,
+            Kind::NoRoute | Kind::NoServer | Kind::RateExceeded { .. } => Side::Local,
             Kind::ConnectFailed
             | Kind::ConnectTimedOut
             | Kind::Broken
@@ -79,6 +83,7 @@ impl Kind {
             Kind::Head(_) | Kind::BodyMalformed | Kind::ClientGone => StatusCode::BAD_REQUEST,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::NoRoute => StatusCode::NOT_FOUND,
+            Kind::RateExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::BodyStalled => StatusCode::REQUEST_TIMEOUT,
             Kind::NoServer => StatusCode::SERVICE_UNAVAILABLE,
@@ -99,6 +104,7 @@ impl Kind {
             Kind::Head(HeaderReason::Malformed) => "The request is malformed.",
             Kind::HeadTooLarge => "The request has too many header fields.",
             Kind::NoRoute => "Nothing is served under this address.",
+            Kind::RateExceeded { .. } => "Too many requests. Please slow down.",
             Kind::BodyTooLarge => "The request's body is larger than is allowed here.",
             Kind::BodyMalformed => "The request's body is malformed.",
             Kind::BodyStalled => "The request's body stopped coming.",
@@ -118,6 +124,7 @@ impl Kind {
             Kind::Head(reason) => reason.as_str(),
             Kind::HeadTooLarge => "head_too_large",
             Kind::NoRoute => "no_route",
+            Kind::RateExceeded { .. } => "rate_exceeded",
             Kind::BodyTooLarge => "body_too_large",
             Kind::BodyMalformed => "body_malformed",
             Kind::BodyStalled => "body_stalled",
@@ -128,6 +135,15 @@ impl Kind {
             Kind::Broken => "broken",
             Kind::FirstByteTimedOut => "first_byte_timed_out",
             Kind::BadResponse => "bad_response",
+        }
+    }
+
+    /// In how many seconds it is worth another try, where that is known.
+    pub(super) const fn retry_after(self) -> Option<u32> {
+        match self {
+            Kind::NoServer => Some(1),
+            Kind::RateExceeded { retry_after } => Some(retry_after),
+            _ => None,
         }
     }
 

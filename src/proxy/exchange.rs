@@ -37,7 +37,7 @@ pub(super) struct Exchange {
     /// The client, by what trusted proxies say.
     pub(super) client: IpAddr,
     pub(super) body: Option<RequestBody>,
-    route: Option<usize>,
+    pub(super) route: Option<usize>,
     /// The pool's position, once the route is known.
     pub(super) pool: Option<usize>,
     pub(super) verdict: Option<Verdict>,

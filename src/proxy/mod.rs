@@ -19,6 +19,7 @@ mod reply;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ use crate::config::{Action, Route};
 use crate::headers::{self, UnsafeNames};
 use crate::listener::{Downstream, Handler};
 use crate::metrics::{NO_POOL, PoolMetrics, WorkerId};
-use crate::names::{Decision, HeaderReason, Limit, NoneWhy, Verdict};
+use crate::names::{Decision, HeaderReason, Limit, NoneWhy, RateBy, Verdict};
 use crate::routing;
 use crate::runtime::{PoolEntry, Runtime, Snapshot};
 use crate::upstream::{Conns, RequestBody};
@@ -153,6 +154,7 @@ impl Worker {
         };
         let https = identity.origin.https;
         let recalled = self.recall(exchange, route, entry, &parts, https);
+        self.limit_rate(exchange, snapshot, route, &recalled)?;
         let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
         let attempted = attempt::run(self, exchange, entry, &recalled, https, admitted).await?;
         Ok(answer::from_server(self, exchange, route, entry, &recalled, https, attempted).await)
@@ -178,6 +180,28 @@ impl Worker {
         let route = snapshot.route(&identity.host, &path, listener).ok_or(Error::new(Kind::NoRoute))?;
         exchange.routed(route, &path);
         Ok((&snapshot.routes[route], path))
+    }
+
+    /// Refuses who asks too often. A session that only the client vouches for is none: it counts by address.
+    fn limit_rate(
+        &self,
+        exchange: &Exchange,
+        snapshot: &Snapshot,
+        route: &Route,
+        recalled: &Recalled,
+    ) -> Result<(), Error> {
+        let Some((limit, rates)) = route.rate.zip(exchange.route.and_then(|route| snapshot.rates(route))) else {
+            return Ok(());
+        };
+        let session = recalled.known_session().filter(|_| limit.by == RateBy::Session);
+        let key = session.unwrap_or_else(|| client_key(exchange.client));
+        rates.admit(limit.rate, key, exchange.arrived).map_err(|wait| {
+            self.runtime
+                .metrics
+                .rate_exceeded(self.id, if session.is_some() { RateBy::Session } else { RateBy::Client });
+            let retry_after = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            Error::new(Kind::RateExceeded { retry_after })
+        })
     }
 
     /// What needs no identity: limits, header hygiene, and what the server is told.
@@ -252,6 +276,17 @@ impl Worker {
         let recalled = affinity.recall(&Asked { headers: &parts.headers, https, client: exchange.client, now });
         exchange.session = recalled.session();
         recalled
+    }
+}
+
+/// What stands for a client: its address, or its IPv6 network of 64 bits, which is one customer's.
+fn client_key(client: IpAddr) -> u64 {
+    match client {
+        IpAddr::V4(address) => u64::from(u32::from(address)),
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(address) => u64::from(u32::from(address)),
+            None => (u128::from(address) >> 64) as u64,
+        },
     }
 }
 

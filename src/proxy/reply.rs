@@ -35,8 +35,8 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if kind == Kind::NoServer {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(seconds) = kind.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if kind.framing_is_in_doubt() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -14,6 +14,7 @@ use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
 use crate::pool::{Imbalance, Pool, PoolParts, Server, ServerState};
 use crate::probe;
+use crate::rate::KeyedRate;
 use crate::routing::{RouteMatch, RouteTable};
 use crate::tls::{self, ClientConfig};
 use crate::upstream::{Address, Target, TargetSettings};
@@ -37,6 +38,8 @@ pub struct Snapshot {
     /// Makes the `session` field of the access log.
     pub session_hasher: Hasher,
     table: RouteTable,
+    /// Who asked how often, by position of the route; kept as long as it matches the same.
+    rates: Vec<Option<Arc<KeyedRate>>>,
     /// Names of our cookies, prefixed and plain, of all pools.
     cookie_names: HashSet<Box<[u8]>>,
 }
@@ -110,6 +113,7 @@ impl Snapshot {
             // Equal routes were refused when the file was read.
             table: RouteTable::build(&matches).unwrap_or_default(),
             cookie_names: cookie_names(&pools),
+            rates: routes.iter().map(|route| keyed_rate(route, previous, random)).collect(),
             session_hasher: ring.hasher("steadfast log session v1"),
             process,
             admin,
@@ -134,6 +138,11 @@ impl Snapshot {
         self.cookie_names.contains(name)
     }
 
+    /// Who asked how often for what a route serves.
+    pub fn rates(&self, route: usize) -> Option<&KeyedRate> {
+        self.rates[route].as_deref()
+    }
+
     /// Hosts of servers, as they are in force.
     pub fn server_hosts(&self) -> HashSet<String> {
         let targets = self.pools.iter().flat_map(PoolEntry::all_targets);
@@ -156,6 +165,17 @@ impl Snapshot {
             Action::Respond { .. } | Action::Redirect(_) => None,
         }
     }
+}
+
+/// The buckets of a route with a rate: those that it had, or empty ones.
+fn keyed_rate(route: &Route, previous: Option<&Snapshot>, random: &mut fastrand::Rng) -> Option<Arc<KeyedRate>> {
+    let wanted = route.rate?;
+    let same = |known: &Route| known.matches == route.matches && known.rate.is_some_and(|rate| rate.by == wanted.by);
+    let known = previous.and_then(|previous| {
+        let at = previous.routes.iter().position(same)?;
+        previous.rates[at].clone()
+    });
+    Some(known.unwrap_or_else(|| Arc::new(KeyedRate::new(random.u64(..)))))
 }
 
 fn cookie_names(pools: &[PoolEntry]) -> HashSet<Box<[u8]>> {

@@ -14,6 +14,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("headers", &[]),
         ("imbalance", &[]),
         ("recent", &["balance"]),
+        ("rate", &["recent"]),
     ],
     &[("pool", &[])],
     &[("tls", &[]), ("listener", &["tls"]), ("upstream", &["tls"]), ("probe", &["upstream"])],

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::client::raw;
-use crate::support::{Origin, Proxy, eventually, plain, tls};
+use crate::support::{Client, Origin, Proxy, eventually, plain, tls};
 
 fn with_listener(configuration: &str, keys: &str) -> String {
     configuration.replace("address = \"127.0.0.1:0\"", &format!("address = \"127.0.0.1:0\"\n{keys}"))
@@ -145,4 +145,51 @@ fn garbage_of_every_kind_ends_connections_and_nothing_else() {
     }
     assert_eq!(proxy.tls_client().get("/").status, 200);
     assert!(!proxy.log().contains("panicked"), "{}", proxy.log());
+}
+
+fn with_rate(origins: &[&Origin], rate: &str, more: &str) -> String {
+    plain(origins, more).replace("pool = \"shop\"\n", &format!("pool = \"shop\"\nrate = {{ {rate} }}\n"))
+}
+
+/// The statuses of so many requests, one after another.
+fn statuses(client: &mut Client, count: usize) -> Vec<u16> {
+    (0..count).map(|_| client.get("/").status).collect()
+}
+
+#[test]
+fn a_client_that_asks_too_often_is_told_when_to_come_again() {
+    let origin = Origin::start("a");
+    let configuration = with_rate(&[&origin], "requests = 3, per = \"1h\"", "");
+    let trusted = "[process]\nworkers = 2\nwatch = false\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
+    let proxy = Proxy::start(&format!("{trusted}{configuration}"));
+    let from = |address: &str| proxy.client().header("X-Forwarded-For", address);
+    assert_eq!(statuses(&mut from("192.0.2.1"), 5), [200, 200, 200, 429, 429]);
+    let refused = from("192.0.2.1").get("/");
+    let wait: u32 = refused.header("retry-after").parse().unwrap();
+    assert!((1_100..=1_201).contains(&wait), "a third of an hour until the next: {wait}");
+    assert!(refused.text().contains("urn:steadfast:error:rate_exceeded"), "{}", refused.text());
+    assert_eq!(statuses(&mut from("192.0.2.2"), 1), [200], "another client is not held to it");
+    assert_eq!(statuses(&mut from("2001:db8::1"), 3), [200; 3]);
+    assert_eq!(statuses(&mut from("2001:db8::2:2"), 1), [429], "a network of 64 bits is one client");
+    assert!(proxy.reload(&format!("{trusted}{configuration}")));
+    assert_eq!(statuses(&mut from("192.0.2.1"), 1), [429], "a reload forgives nobody");
+    let labels = ["rule=\"rate\"", "decision=\"rejected\"", "reason=\"client\""];
+    assert_eq!(proxy.metric("steadfast_protect_total", &labels), 5.0);
+    assert_eq!(origin.seen().len(), 7, "no server has seen what was refused");
+}
+
+#[test]
+fn a_session_that_asks_too_often_does_not_spoil_it_for_its_neighbours() {
+    let origin = Origin::start("a");
+    let rate = "requests = 10, per = \"1h\", by = \"session\"";
+    let proxy = Proxy::start(&with_rate(&[&origin], rate, ""));
+    let (mut busy, mut calm) = (proxy.client(), proxy.client());
+    // Both come without a session at first, and count by their address.
+    assert_eq!((busy.get("/").status, calm.get("/").status), (200, 200));
+    assert_eq!(statuses(&mut busy, 11), [[200; 10].as_slice(), &[429]].concat());
+    assert_eq!(statuses(&mut calm, 10), [200; 10]);
+    busy.cookies.values_mut().for_each(|value| value.replace_range(20..24, "AAAA"));
+    let forged = (0..20).filter(|_| busy.clone().get("/").status == 200).count();
+    assert_eq!(forged, 8, "a made-up session counts by its address");
+    assert!(proxy.metric("steadfast_protect_total", &["rule=\"rate\"", "reason=\"session\""]) >= 1.0);
 }

@@ -1,7 +1,8 @@
 //! The routes, and what they change and answer.
 
-use super::Absent::{Default as Is, Nothing, Required};
-use super::{ANY_SIZE, Kind, Table, key};
+use super::Absent::{Computed, Default as Is, Nothing, Required};
+use super::{ANY_SIZE, Kind, Table, key, words};
+use crate::names::RateBy;
 
 pub(super) static ROUTE: Table = Table {
     path: "route",
@@ -42,6 +43,12 @@ pub(super) static ROUTE: Table = Table {
             "Instead of a pool: 308 to this, with the path appended.",
         ),
         key("body_bytes", ANY_SIZE, Is("\"0B\""), "Largest request body, 413 past it; 0: no limit."),
+        key(
+            "rate",
+            Kind::Table(&RATE),
+            Nothing("{ requests = 20, per = \"1s\", burst = 40, by = \"client\" }"),
+            "How often somebody may ask; 429 with Retry-After past it.",
+        ),
         key("sticky", Kind::Bool, Is("true"), "false: these requests neither read nor write pins."),
     ],
 };
@@ -61,5 +68,23 @@ static RESPOND: Table = Table {
     keys: &[
         key("status", Kind::Integer { min: 200, max: 599 }, Required, "Status code."),
         key("body", Kind::Text, Is("\"\""), "Plain text, or HTML when it begins with <."),
+    ],
+};
+
+const RATE_COUNT: Kind = Kind::Integer { min: 1, max: 1_000_000_000 };
+
+static RATE: Table = Table {
+    path: "route.rate",
+    doc: "A rate of requests, for each client or session.",
+    keys: &[
+        key("requests", RATE_COUNT, Required, "This many in every `per`."),
+        key("per", Kind::LongerThanZero, Is("\"1s\""), "What `requests` is counted over."),
+        key("burst", RATE_COUNT, Computed("the value of requests"), "This many at once."),
+        key(
+            "by",
+            Kind::Word(|| words(RateBy::ALL, RateBy::as_str)),
+            Is("\"client\""),
+            "\"client\": address, or IPv6 network of 64 bits; \"session\": requests without one count by client.",
+        ),
     ],
 };
