@@ -16,7 +16,7 @@ use crate::clock::{Clock, Moment};
 use crate::config::parse_duration;
 use crate::imbalance::Measures;
 use crate::names::{Ineligible, Verdict};
-use crate::pool::{Ask, NoServer, Server, Tried, Wish};
+use crate::pool::{Ask, Imbalance, NoServer, Server, Tried, Wish};
 use crate::runtime::{PoolEntry, Runtime, Snapshot, condition};
 
 pub(super) const PREFIX: &str = "/api/v1/";
@@ -102,26 +102,34 @@ async fn body_of(request: Request<Incoming>) -> Result<Value, Refusal> {
 
 fn describe_pool(entry: &PoolEntry) -> Value {
     let now = Clock::now();
-    let imbalance = *entry.imbalance.lock();
+    let load = entry.load.lock().clone();
+    let imbalance = |imbalance: Imbalance| -> Value {
+        imbalance.named().into_iter().map(|(of, measured)| (of, measures(measured))).collect()
+    };
     json!({
         "name": &*entry.pool.name,
         "mode": if entry.pool.affinity.is_some() { "sticky" } else { "none" },
         "balance": entry.pool.balance().as_str(),
-        "imbalance": {
-            "requests": measures(imbalance.requests),
-            "in_flight": measures(imbalance.in_flight),
-            "sessions": measures(imbalance.sessions),
-        },
-        "servers": entry.pool.servers.iter().zip(&entry.targets).map(|(server, target)| {
+        "imbalance": imbalance(load.actual),
+        "shadow_imbalance": imbalance(load.shadow),
+        "rebalancing_s": entry.pool.rebalancing().since().map(|since| now.since(since).as_secs_f64()),
+        "requests_per_second": rounded(load.servers.iter().map(|server| server.requests_per_second).sum()),
+        "servers": entry.pool.servers.iter().zip(&entry.targets).enumerate().map(|(at, (server, target))| {
             let mut described = describe_server(entry, server, now);
+            let measured = load.servers.get(at).copied().unwrap_or_default();
             described["address"] = json!(target.settings.address.to_string());
+            described["requests_per_second"] = json!(rounded(measured.requests_per_second));
+            described["scale_out_s"] = json!(measured.scale_out.map(|took| rounded(took.as_secs_f64())));
             described
         }).collect::<Value>(),
     })
 }
 
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
 fn measures(measures: Option<Measures>) -> Value {
-    let rounded = |value: f64| (value * 1e3).round() / 1e3;
     measures.map_or(Value::Null, |measures| {
         measures.named().into_iter().map(|(name, value)| (name, json!(rounded(value)))).collect()
     })
@@ -236,6 +244,7 @@ fn explain(snapshot: &Snapshot, body: &Value) -> Answer {
         worker: crate::metrics::WorkerId(0),
         now,
         may_wait: true,
+        alone: true,
     };
     let preview = entry.pool.preview(&ask, &mut random);
     let name = |at: usize| entry.pool.servers[at].settings.name.to_string();

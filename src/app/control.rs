@@ -250,9 +250,13 @@ async fn measure_load(runtime: Arc<Runtime>) {
         windows.retain(|pool, _| snapshot.pool(pool).is_some());
         for entry in &snapshot.pools {
             let window = windows.entry(Arc::clone(&entry.pool.name)).or_default();
+            entry.pool.look_for_joins(now);
             window.sample(&entry.pool, now);
             if number % SAMPLES_A_MEASURE == 0 {
-                *entry.imbalance.lock() = window.imbalance(&entry.pool, now, entry.session_window);
+                *entry.load.lock() = window.measure(&entry.pool, now, entry.session_window);
+                let since = entry.pool.rebalancing().since();
+                let uneven = since.and_then(|since| window.uneven_since(since, &entry.pool, now));
+                entry.pool.judge_rebalancing(uneven, now, entry.session_window);
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::balance::Balance;
 use crate::health::{OutlierSettings, RiseFall};
 use crate::pool::{PinKind, PinRules, Queue, RetryBudget, ServerSettings, WhenUnavailable};
 use crate::probe;
+use crate::rate::Rate;
 use crate::routing::Authority;
 use crate::tls::{ClientSettings, ServerName};
 use crate::upstream::{Address, TargetSettings};
@@ -67,6 +68,8 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
         retry: retry(&section.section("retry")),
         drain_deadline: section.section("drain").duration_if_any("deadline"),
         session_window: section.section("drain").duration("idle"),
+        slow_start: slow_start(context, section),
+        rebalance: rebalance(context, section),
         name: name.value.as_str().into(),
     };
     Some(pool)
@@ -158,6 +161,35 @@ fn suffixes(context: &Context<'_>, pool: &Section<'_>) -> Vec<Box<str>> {
         }
     }
     found.into_iter().map(|suffix| suffix.value.into()).collect()
+}
+
+fn slow_start(context: &Context<'_>, pool: &Section<'_>) -> Option<Duration> {
+    let section = pool.section("slow_start");
+    let window = section.duration_if_any("window");
+    if window.is_some() && pool.word("balance", Balance::from_word) == Some(Balance::Hash) {
+        let message = "`window` means nothing with `balance = \"hash\"`: every key has its place at once";
+        context.error(section.place("window"), message, None);
+    }
+    window
+}
+
+fn rebalance(context: &Context<'_>, pool: &Section<'_>) -> Option<Rate> {
+    let (section, sticky) = (pool.section("rebalance"), pool.section("sticky"));
+    let moves: u32 = section.number("moves_per_second");
+    if moves == 0 {
+        return None;
+    }
+    let soft = sticky.word("pin", |word| Some(word == "soft")).unwrap_or(false);
+    let source = sticky.word("source", |word| Some(word.to_owned())).unwrap_or_default();
+    if !soft {
+        let help = "the state of a hard-pinned session lives on its server: `pin = \"soft\"`".to_owned();
+        context.error(section.place("moves_per_second"), "`moves_per_second` is for soft pins", help);
+    } else if !matches!(source.as_str(), "cookie" | "learned") {
+        let message =
+            format!("`moves_per_second` means nothing with `source = \"{source}\"`: what it says is not ours");
+        context.error(section.place("moves_per_second"), message, None);
+    }
+    Some(Rate::new(moves, Duration::from_secs(1), 1))
 }
 
 fn pin_rules(context: &Context<'_>, section: &Section<'_>) -> PinRules {

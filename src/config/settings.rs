@@ -156,6 +156,10 @@ pub struct PoolSettings {
     pub drain_deadline: Option<Duration>,
     /// `[pool.drain] idle`: a session not seen for so long no longer counts.
     pub session_window: Duration,
+    /// `[pool.slow_start] window`; none: a server that joins gets its whole share of new sessions at once.
+    pub slow_start: Option<Duration>,
+    /// `[pool.rebalance] moves_per_second`.
+    pub rebalance: Option<Rate>,
 }
 
 /// `[[pool.server]]`.

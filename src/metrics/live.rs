@@ -1,5 +1,7 @@
 //! Gauges that are read off live state, when somebody scrapes.
 
+use std::time::Duration;
+
 use super::ServerMetrics;
 use super::family::Family;
 use crate::names::ServerCondition;
@@ -17,6 +19,7 @@ pub struct LiveGauges {
     sessions: Family,
     imbalance: Family,
     remaining: Family,
+    scale_out: Family,
     connections: Family,
     server_state: Family,
     certificate_expiry: Family,
@@ -32,6 +35,10 @@ impl LiveGauges {
                 "Distinct sessions that came back within the drain-idle window.",
             ),
             imbalance: Family::gauge("steadfast_imbalance_ratio", "How uneven a pool is, over the last 10 s."),
+            scale_out: Family::gauge(
+                "steadfast_scale_out_seconds",
+                "From when a server joined until its rate of requests was 90 % of its fair share.",
+            ),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
                 "Sessions that a draining server still has.",
@@ -61,11 +68,16 @@ impl LiveGauges {
     }
 
     /// How uneven a pool is.
-    pub fn imbalance(&mut self, pool: &str, of: &str, measures: [(&str, f64); 3]) {
+    pub fn imbalance(&mut self, pool: &str, policy: &str, of: &str, measures: [(&str, f64); 3]) {
         for (measure, value) in measures {
-            let labels = [("pool", pool), ("of", of), ("measure", measure), ("policy", "actual")];
+            let labels = [("pool", pool), ("of", of), ("measure", measure), ("policy", policy)];
             self.imbalance.value(&labels, value);
         }
+    }
+
+    /// How long a server that joined took to get its share.
+    pub fn scale_out(&mut self, pool: &str, server: &str, took: Duration) {
+        self.scale_out.value(&[("pool", pool), ("server", server)], took.as_secs_f64());
     }
 
     /// Sessions that a draining server still has.
@@ -103,6 +115,7 @@ impl LiveGauges {
             self.sessions,
             self.imbalance,
             self.remaining,
+            self.scale_out,
             self.connections,
             self.server_state,
             self.certificate_expiry,

@@ -36,6 +36,8 @@ pub struct ServedCells {
 pub struct ServerCells {
     pub served: ServedCells,
     pub attempts: [Cell; Outcome::ALL.len()],
+    /// Exchanges that the balance policy alone would have sent there.
+    pub shadowed: Cell,
     /// Time that exchanges spent in the server's waiting line.
     pub queue_wait: DurationCells,
     pub connections_active: Cell,
@@ -52,6 +54,11 @@ impl ServerMetrics {
     /// Exchanges that it has answered.
     pub fn served(&self) -> u64 {
         self.cells.sum(|cells| cells.served.codes.iter().map(Cell::get).sum())
+    }
+
+    /// Exchanges that the balance policy alone would have sent there.
+    pub fn shadowed(&self) -> u64 {
+        self.cells.sum(|cells| cells.shadowed.get())
     }
 }
 

@@ -1,11 +1,11 @@
 //! The one choice that everything turns on: which server an exchange goes to, and what becomes of its affinity.
 
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use super::join::Ramp;
 use super::{Ask, Cost, InFlight, NoServer, Pick, Picked, PinKind, Pool, Server, Tier, Tried, Waiting};
 use crate::affinity::Preference;
-use crate::balance::{Balance, Candidates, Chance, mix, rendezvous};
+use crate::balance::{Candidates, Chance, mix, rendezvous};
 use crate::clock::Moment;
 use crate::names::{Ineligible, MovedWhy, NoneWhy, RefusedWhy, Verdict};
 
@@ -23,8 +23,13 @@ impl Pool {
     pub fn pick(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Result<Picked, NoServer> {
         // A server may fill up between being found eligible and being entered; then it is out of the next round.
         let mut full = ask.tried.clone();
+        let mut ask = *ask;
         loop {
-            let (server, verdict) = match self.choose(ask, &full, random)? {
+            let (server, verdict) = match self.choose(&ask, &full, random)? {
+                Choice::Server(_, Verdict::Moved(MovedWhy::Rebalance)) if !self.may_move_one(ask.now) => {
+                    ask.alone = false;
+                    continue;
+                }
                 Choice::Server(server, verdict) => (server, verdict),
                 Choice::Line(server) => match Waiting::join(&self.servers[server], self.rules.queue_length()) {
                     Some(waiting) => return Ok(Picked::Line { server, waiting }),
@@ -36,11 +41,16 @@ impl Pool {
                 },
             };
             // What keeping it costs is asked before the exchange itself counts.
-            let cost = (verdict == Verdict::Kept).then(|| self.cost_of(server, ask, random));
+            let regret = (verdict == Verdict::Kept).then(|| self.regret_of(server, ask.now, random));
             match InFlight::enter(&self.servers[server]) {
-                Some(guard) => return Ok(Picked::Server(Pick { server, verdict, cost, guard })),
+                Some(guard) => {
+                    let (best, shadow) = self.shadow(&ask, random).unzip();
+                    let disagrees = best.is_some_and(|best| best != server);
+                    let cost = regret.map(|regret| Cost { regret, disagrees });
+                    return Ok(Picked::Server(Pick { server, verdict, cost, shadow, guard }));
+                }
                 // Others were faster: a hard session waits for its own server all the same.
-                None if verdict == Verdict::Kept && self.may_queue(ask) && !full.contains(server) => {
+                None if verdict == Verdict::Kept && self.may_queue(&ask) && !full.contains(server) => {
                     match Waiting::join(&self.servers[server], self.rules.queue_length()) {
                         Some(waiting) => return Ok(Picked::Line { server, waiting }),
                         None => full.add(server),
@@ -97,7 +107,10 @@ impl Pool {
             _ if full => self.moved(session, MovedWhy::Full, out, ask.now),
             Some(Ineligible::Down) if fails => refused(RefusedWhy::Down),
             Some(reason) => self.moved(session, reason.moved(), out, ask.now),
-            None => Ok(self.kept_within_margin(server, session, out, ask.now, random)),
+            None => Ok(match self.comes_over(server, session, ask, out) {
+                Some(to) => Choice::Server(to, Verdict::Moved(MovedWhy::Rebalance)),
+                None => self.kept_within_margin(server, session, out, ask.now, random),
+            }),
         }
     }
 
@@ -115,8 +128,9 @@ impl Pool {
         let margin = f64::from(margin);
         let load = |server: &Server| f64::from(server.state.in_flight()) / f64::from(server.weight().max(1));
         let tiers = self.tiers.load();
-        let best =
-            tiers.iter().find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now }, random));
+        let best = tiers
+            .iter()
+            .find_map(|tier| tier.policy.least_load(&TierView { pool: self, tier, out, now, ramp: None }, random));
         let Some(best) = best.filter(|best| load(&self.servers[server]) > best + margin) else {
             return Choice::Server(server, Verdict::Kept);
         };
@@ -127,37 +141,30 @@ impl Pool {
         }
     }
 
-    /// What keeping a session on its server costs: its regret is `latency x in flight / weight` over that of the best of
-    /// the servers looked at (all of a small pool, some of a large one).
-    pub fn cost_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Cost {
+    /// What keeping a session on its server costs: `latency x in flight / weight` over that of the best of the servers
+    /// looked at (all of a small pool, some of a large one).
+    fn regret_of(&self, server: usize, now: Moment, random: &mut fastrand::Rng) -> Duration {
         let wait = |server: &Server, in_flight: u32| {
             server.state.latency.last_nanos() * f64::from(in_flight) / f64::from(server.weight().max(1))
         };
         let count = self.servers.len();
         let looked_at = (0..count.min(LOOK_AT)).map(|at| if count > LOOK_AT { random.usize(..count) } else { at });
         let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
-        let fit = others.filter(|other| other.unfit(ask.now).is_none());
+        let fit = others.filter(|other| other.unfit(now).is_none());
         let best = fit.map(|other| wait(other, other.state.in_flight() + 1)).fold(f64::INFINITY, f64::min);
         let own = wait(&self.servers[server], self.servers[server].state.in_flight() + 1);
         let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
-        Cost { regret: Duration::from_nanos(regret as u64), disagrees: self.disagrees(server, ask, random) }
+        Duration::from_nanos(regret as u64)
     }
 
-    /// Whether the policy alone would have chosen another server. A hash of all servers is too much for a statistic.
-    fn disagrees(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> bool {
-        if self.balance == Balance::Hash {
-            return false;
-        }
-        let turn = AtomicU32::new(random.u32(..));
-        let chance = Chance { random, turn: &turn, key: ask.key };
-        self.by_policy(ask.tried, ask.now, chance).is_some_and(|chosen| chosen != server)
-    }
-
-    /// Where the policy alone sends an exchange: a server of the first tier that has an eligible one.
+    /// Where the policy sends a newcomer: to a server of the first tier that has an eligible one. Where all that could
+    /// take it are in their slow start, they are still better than the next tier.
     fn by_policy(&self, out: &Tried, now: Moment, mut chance: Chance<'_>) -> Option<usize> {
+        let ramp = self.slow_start.map(|window| Ramp { window, draw: chance.random.f64() });
         self.tiers.load().iter().find_map(|tier| {
-            let view = TierView { pool: self, tier, out, now };
-            tier.policy.pick(&view, &mut chance).map(|at| tier.members[at])
+            let mut pick = |ramp| tier.policy.pick(&TierView { pool: self, tier, out, now, ramp }, &mut chance);
+            let picked = pick(ramp).or_else(|| ramp.and_then(|_| pick(None)));
+            picked.map(|at| tier.members[at])
         })
     }
 
@@ -191,9 +198,15 @@ impl Pool {
 
     /// Where a session moves to: the weighted rendezvous of its id over the eligible servers, so that concurrent
     /// requests, other workers and other proxies move it to the same place.
-    fn successor(&self, session: u64, out: &Tried, now: Moment, near: impl Fn(&usize) -> bool) -> Option<usize> {
+    pub(super) fn successor(
+        &self,
+        session: u64,
+        out: &Tried,
+        now: Moment,
+        near: impl Fn(&usize) -> bool,
+    ) -> Option<usize> {
         self.tiers.load().iter().find_map(|tier| {
-            let view = TierView { pool: self, tier, out, now };
+            let view = TierView { pool: self, tier, out, now, ramp: None };
             let eligible = (0..tier.members.len()).filter(|at| view.eligible(*at) && near(&tier.members[*at]));
             let scored = eligible.map(|at| (at, view.identity(at), tier.weights[at]));
             rendezvous(mix(session), scored).map(|at| tier.members[at])
@@ -210,22 +223,31 @@ impl Pool {
 }
 
 /// The servers of one tier as the policy sees them.
-struct TierView<'a> {
-    pool: &'a Pool,
-    tier: &'a Tier,
-    out: &'a Tried,
-    now: Moment,
+pub(super) struct TierView<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) tier: &'a Tier,
+    pub(super) out: &'a Tried,
+    pub(super) now: Moment,
+    /// A newcomer's draw against slow starts.
+    pub(super) ramp: Option<Ramp>,
 }
 
 impl TierView<'_> {
-    fn server(&self, at: usize) -> &Server {
+    pub(super) fn server(&self, at: usize) -> &Server {
         &self.pool.servers[self.tier.members[at]]
+    }
+
+    /// Whether earlier attempts have left the server open.
+    pub(super) fn is_open(&self, at: usize) -> bool {
+        !self.out.contains(self.tier.members[at])
     }
 }
 
 impl Candidates for TierView<'_> {
     fn eligible(&self, at: usize) -> bool {
-        !self.out.contains(self.tier.members[at]) && self.server(at).unfit(self.now).is_none()
+        self.is_open(at)
+            && self.server(at).unfit(self.now).is_none()
+            && self.ramp.is_none_or(|ramp| ramp.admits(self.server(at), self.now))
     }
 
     fn in_flight(&self, at: usize) -> u32 {

@@ -1,9 +1,9 @@
 //! The load of a pool's servers over the last ten seconds, sampled from outside the request path.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::Pool;
+use super::{Pool, Server};
 use crate::clock::Moment;
 use crate::imbalance::{Measures, measure};
 
@@ -11,23 +11,56 @@ use crate::imbalance::{Measures, measure};
 pub const WINDOW: Duration = Duration::from_secs(10);
 /// How often the servers are looked at: a moment's in-flight says little, the mean of a hundred moments a lot.
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+/// What a rate is taken over when a newcomer's is compared with its fair share.
+const RATE_OVER: Duration = Duration::from_secs(2);
+/// A newcomer has arrived when it has this share of its fair share of requests.
+const ARRIVED: f64 = 0.9;
 
 /// The samples of one pool.
 #[derive(Default)]
 pub struct LoadWindow {
-    samples: VecDeque<Sample>,
+    /// When samples were taken, the oldest first.
+    taken: VecDeque<Moment>,
+    /// By server name, so that a reload changes nothing but the members.
+    servers: HashMap<Box<str>, ServerWindow>,
 }
 
-struct Sample {
-    at: Moment,
-    /// By server name, so that a reload changes nothing but the members.
-    servers: Vec<(Box<str>, ServerSample)>,
+#[derive(Default)]
+struct ServerWindow {
+    samples: VecDeque<Sample>,
+    /// When it joined, and how long after that it had its share of requests.
+    joined: Option<(Moment, Option<Duration>)>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct ServerSample {
+struct Sample {
+    at: Moment,
+    actual: Counts,
+    shadow: Counts,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
     requests: u64,
     in_flight: u32,
+}
+
+/// What was measured of a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Load {
+    pub actual: Imbalance,
+    /// The same requests, had the balance policy alone placed them.
+    pub shadow: Imbalance,
+    /// By position.
+    pub servers: Vec<ServerLoad>,
+}
+
+/// What was measured of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ServerLoad {
+    pub requests_per_second: f64,
+    /// From when it joined until its rate of requests was 90 % of its fair share.
+    pub scale_out: Option<Duration>,
 }
 
 /// How uneven a pool is, by what is compared.
@@ -38,45 +71,128 @@ pub struct Imbalance {
     pub sessions: Option<Measures>,
 }
 
+impl Imbalance {
+    /// Each part with its name in metrics and API.
+    pub const fn named(&self) -> [(&'static str, Option<Measures>); 3] {
+        [("requests", self.requests), ("in_flight", self.in_flight), ("sessions", self.sessions)]
+    }
+}
+
+type Part = fn(&Sample) -> Counts;
+
+const ACTUAL: Part = |sample| sample.actual;
+const SHADOW: Part = |sample| sample.shadow;
+
+impl ServerWindow {
+    fn sample(&mut self, server: &Server, now: Moment) {
+        let state = &server.state;
+        let actual = Counts { requests: state.metrics.served(), in_flight: state.in_flight() };
+        let shadow = Counts { requests: state.metrics.shadowed(), in_flight: state.shadow_in_flight() };
+        self.samples.push_back(Sample { at: now, actual, shadow });
+        while self.samples.front().is_some_and(|oldest| now.since(oldest.at) > WINDOW) {
+            self.samples.pop_front();
+        }
+        let joined = state.fitness.joined();
+        if self.joined.map(|(joined, _)| joined) != joined {
+            self.joined = joined.map(|joined| (joined, None));
+        }
+    }
+
+    /// Requests since this moment.
+    fn requests(&self, from: Moment, part: Part) -> f64 {
+        let first = self.samples.iter().find(|sample| sample.at >= from);
+        let between = first.zip(self.samples.back());
+        between.map_or(0, |(first, last)| part(last).requests.saturating_sub(part(first).requests)) as f64
+    }
+
+    fn in_flight(&self, part: Part) -> f64 {
+        self.samples.iter().map(|sample| f64::from(part(sample).in_flight)).sum()
+    }
+}
+
 impl LoadWindow {
     /// Looks at the servers once more.
     pub fn sample(&mut self, pool: &Pool, now: Moment) {
-        let servers = pool.servers.iter().map(|server| {
-            let sample = ServerSample { requests: server.state.metrics.served(), in_flight: server.state.in_flight() };
-            (server.settings.name.clone(), sample)
-        });
-        self.samples.push_back(Sample { at: now, servers: servers.collect() });
-        while self.samples.front().is_some_and(|oldest| now.since(oldest.at) > WINDOW) {
-            self.samples.pop_front();
+        self.taken.push_back(now);
+        while self.taken.front().is_some_and(|oldest| now.since(*oldest) > WINDOW) {
+            self.taken.pop_front();
+        }
+        self.servers.retain(|name, _| pool.servers.iter().any(|server| server.settings.name == *name));
+        for server in &pool.servers {
+            match self.servers.get_mut(&server.settings.name) {
+                Some(window) => window.sample(server, now),
+                None => {
+                    let mut window = ServerWindow::default();
+                    window.sample(server, now);
+                    self.servers.insert(server.settings.name.clone(), window);
+                }
+            }
         }
     }
 
     /// The measures over the window, of the servers that take newcomers.
-    pub fn imbalance(&self, pool: &Pool, now: Moment, session_window: Duration) -> Imbalance {
-        let Some((first, last)) = self.samples.front().zip(self.samples.back()) else { return Imbalance::default() };
-        let eligible: Vec<_> = pool.servers.iter().filter(|server| server.unfit(now).is_none()).collect();
-        let of = |load: &dyn Fn(&super::Server) -> f64| -> Option<Measures> {
-            let loads: Vec<f64> =
-                eligible.iter().map(|server| load(server) / f64::from(server.weight().max(1))).collect();
-            measure(&loads)
+    pub fn measure(&mut self, pool: &Pool, now: Moment, session_window: Duration) -> Load {
+        let Some(oldest) = self.taken.front().copied() else { return Load::default() };
+        self.note_arrivals(pool, now);
+        let sessions = |server: &Server| server.state.sessions.count(now, session_window) as f64;
+        let is_sticky = pool.affinity.is_some();
+        let of = |part: Part| Imbalance {
+            requests: self.per_weight(pool, now, |window, _| window.requests(oldest, part)),
+            in_flight: self.per_weight(pool, now, |window, _| window.in_flight(part)),
+            sessions: None,
         };
-        let find = |sample: &Sample, name: &str| -> ServerSample {
-            sample.servers.iter().find(|(known, _)| **known == *name).map(|(_, sample)| *sample).unwrap_or_default()
+        let sessions = if is_sticky { self.per_weight(pool, now, |_, server| sessions(server)) } else { None };
+        let seconds = now.since(oldest).as_secs_f64();
+        let of_server = |server: &Server| {
+            let window = self.servers.get(&server.settings.name);
+            let requests = window.map_or(0.0, |window| window.requests(oldest, ACTUAL));
+            ServerLoad {
+                requests_per_second: if seconds > 0.0 { requests / seconds } else { 0.0 },
+                scale_out: window.and_then(|window| window.joined?.1),
+            }
         };
-        let requests = |server: &super::Server| {
-            let name = &server.settings.name;
-            find(last, name).requests.saturating_sub(find(first, name).requests) as f64
-        };
-        let in_flight = |server: &super::Server| {
-            let sum: u64 =
-                self.samples.iter().map(|sample| u64::from(find(sample, &server.settings.name).in_flight)).sum();
-            sum as f64 / self.samples.len() as f64
-        };
-        let sessions = |server: &super::Server| server.state.sessions.count(now, session_window) as f64;
-        Imbalance {
-            requests: of(&requests),
-            in_flight: of(&in_flight),
-            sessions: if pool.affinity.is_some() { of(&sessions) } else { None },
+        Load {
+            actual: Imbalance { sessions, ..of(ACTUAL) },
+            shadow: if is_sticky { of(SHADOW) } else { Imbalance::default() },
+            servers: pool.servers.iter().map(of_server).collect(),
+        }
+    }
+
+    /// Max over mean of the requests since `from`: as they went, and as the balance policy alone would have had them.
+    pub fn uneven_since(&self, from: Moment, pool: &Pool, now: Moment) -> Option<(f64, f64)> {
+        let of = |part: Part| self.per_weight(pool, now, |window, _| window.requests(from, part));
+        Some((of(ACTUAL)?.max_over_mean, of(SHADOW)?.max_over_mean))
+    }
+
+    fn per_weight(&self, pool: &Pool, now: Moment, load: impl Fn(&ServerWindow, &Server) -> f64) -> Option<Measures> {
+        let eligible = pool.servers.iter().filter(|server| server.unfit(now).is_none());
+        let loads = eligible.filter_map(|server| {
+            let window = self.servers.get(&server.settings.name)?;
+            Some(load(window, server) / f64::from(server.weight().max(1)))
+        });
+        measure(&loads.collect::<Vec<f64>>())
+    }
+
+    /// Notes which of those that have joined have their share of requests now.
+    fn note_arrivals(&mut self, pool: &Pool, now: Moment) {
+        let waits = |window: &ServerWindow| matches!(window.joined, Some((_, None)));
+        if !self.servers.values().any(waits) {
+            return;
+        }
+        let from = Moment::from_nanos(now.as_nanos().saturating_sub(RATE_OVER.as_nanos() as u64));
+        let (mut requests, mut weights) = (0.0, 0.0);
+        for server in pool.servers.iter().filter(|server| server.unfit(now).is_none()) {
+            requests += self.servers.get(&server.settings.name).map_or(0.0, |window| window.requests(from, ACTUAL));
+            weights += f64::from(server.weight());
+        }
+        for server in &pool.servers {
+            let fair = requests * f64::from(server.weight()) / weights.max(1.0);
+            let Some(window) = self.servers.get_mut(&server.settings.name).filter(|window| waits(window)) else {
+                continue;
+            };
+            if requests > 0.0 && window.requests(from, ACTUAL) >= fair * ARRIVED {
+                window.joined = window.joined.map(|(joined, _)| (joined, Some(now.since(joined))));
+            }
         }
     }
 }

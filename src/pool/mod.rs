@@ -5,20 +5,24 @@
 //! every count and every ejection.
 
 mod choose;
+mod join;
 mod line;
 mod load;
 mod server;
 mod sessions;
+mod shadow;
 mod wish;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use join::{InUseGuard, Rebalancing};
 pub use line::Waiting;
-pub use load::{Imbalance, LoadWindow, SAMPLE_EVERY};
+pub use load::{Imbalance, Load, LoadWindow, SAMPLE_EVERY, ServerLoad};
 pub use server::{InFlight, Server, ServerSettings, ServerState};
 pub use sessions::{Countdown, Sessions};
+pub use shadow::Shadow;
 pub use wish::{Wish, Wishes, parse_own_word};
 
 use arc_swap::ArcSwap;
@@ -29,6 +33,7 @@ use crate::clock::Moment;
 use crate::health::OutlierSettings;
 use crate::metrics::{PoolMetrics, WorkerId};
 use crate::names::{Ineligible, Verdict, words};
+use crate::rate::Rate;
 
 /// How retries are bounded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,7 +57,14 @@ pub struct Pool {
     balance: Balance,
     /// Where round-robin stands, per worker.
     turns: Box<[AtomicU32]>,
+    /// The same for the shadow.
+    shadow_turns: Box<[AtomicU32]>,
     retries: Arc<Retries>,
+    /// Over how long a server that joins is admitted new sessions.
+    slow_start: Option<Duration>,
+    /// How many sessions may come over to servers that have joined.
+    rebalance: Option<Rate>,
+    rebalancing: Arc<Rebalancing>,
 }
 
 /// Retries under way; outlives reloads.
@@ -69,6 +81,9 @@ pub struct PoolParts {
     pub outlier: OutlierSettings,
     pub rules: PinRules,
     pub retries: Arc<Retries>,
+    pub slow_start: Option<Duration>,
+    pub rebalance: Option<Rate>,
+    pub rebalancing: Arc<Rebalancing>,
     pub workers: usize,
 }
 
@@ -149,6 +164,7 @@ words! {
 }
 
 /// What a choice goes by.
+#[derive(Clone, Copy)]
 pub struct Ask<'a> {
     pub preference: Preference,
     /// Where earlier attempts of the exchange went.
@@ -159,6 +175,8 @@ pub struct Ask<'a> {
     pub now: Moment,
     /// Whether the exchange may still wait in a line: not if it has.
     pub may_wait: bool,
+    /// Whether the session has no other exchange in flight in this proxy, as far as that matters.
+    pub alone: bool,
 }
 
 /// What an exchange has come by.
@@ -178,6 +196,8 @@ pub struct Pick {
     pub verdict: Verdict,
     /// What keeping it cost, where it was kept.
     pub cost: Option<Cost>,
+    /// Held as long: its place where the balance policy alone would have sent it.
+    pub shadow: Option<Shadow>,
     /// Held while the server works on the exchange.
     pub guard: InFlight,
 }
@@ -198,11 +218,13 @@ pub struct NoServer(pub Verdict);
 impl Pool {
     /// The one constructor, for serving and for models alike.
     pub fn build(parts: PoolParts, random: &mut fastrand::Rng) -> Self {
+        // Each worker begins at a random place, or n workers would send n newcomers to the first server.
+        let mut turns = || (0..=parts.workers).map(|_| AtomicU32::new(random.u32(..))).collect();
         Pool {
             tiers: ArcSwap::from_pointee(build_tiers(&parts.servers, parts.balance)),
             balance: parts.balance,
-            // Each worker begins at a random place, or n workers would send n newcomers to the first server.
-            turns: (0..=parts.workers).map(|_| AtomicU32::new(random.u32(..))).collect(),
+            turns: turns(),
+            shadow_turns: turns(),
             name: parts.name,
             servers: parts.servers,
             affinity: parts.affinity,
@@ -210,6 +232,9 @@ impl Pool {
             outlier: parts.outlier,
             rules: parts.rules,
             retries: parts.retries,
+            slow_start: parts.slow_start,
+            rebalance: parts.rebalance,
+            rebalancing: parts.rebalancing,
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::join::{Fitness, Receives};
 use super::line::Line;
 use super::sessions::{Countdown, Sessions};
 use super::wish::Wishes;
@@ -65,6 +66,11 @@ pub struct ServerState {
     /// The cap in force; 0: none.
     cap: AtomicU32,
     pub(super) line: Line,
+    pub(super) fitness: Fitness,
+    /// Sessions of other servers come over to it.
+    pub(super) receives: Receives,
+    /// Exchanges that it would be working on, had the balance policy alone placed them.
+    pub(super) shadow: AtomicU32,
     pub wishes: Wishes,
     pub sessions: Sessions,
     pub latency: PeakEwma,
@@ -74,9 +80,21 @@ pub struct ServerState {
 }
 
 impl ServerState {
-    /// A server that nothing is known of yet.
+    /// A server that nothing is known of yet, of a pool that begins with it.
     pub fn new(metrics: Arc<ServerMetrics>) -> Self {
+        Self::with(metrics, Fitness::of_veteran())
+    }
+
+    /// A server that is new to a pool that serves already.
+    pub fn newcomer(metrics: Arc<ServerMetrics>) -> Self {
+        Self::with(metrics, Fitness::of_newcomer())
+    }
+
+    fn with(metrics: Arc<ServerMetrics>, fitness: Fitness) -> Self {
         ServerState {
+            fitness,
+            receives: Receives::default(),
+            shadow: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             cap: AtomicU32::new(0),
             line: Line::default(),
@@ -92,6 +110,11 @@ impl ServerState {
     /// Exchanges it is working on.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that it would be working on, had the balance policy alone placed them.
+    pub fn shadow_in_flight(&self) -> u32 {
+        self.shadow.load(Ordering::Relaxed)
     }
 
     /// Exchanges that wait for a place.

@@ -26,6 +26,9 @@ fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
         outlier: OutlierSettings { consecutive_failures: 2, ejection: Duration::from_secs(10), max_ejected: 0.5 },
         rules: PinRules::default(),
         retries: Arc::default(),
+        slow_start: None,
+        rebalance: None,
+        rebalancing: Arc::default(),
         workers: 1,
     };
     let pool = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
@@ -35,7 +38,7 @@ fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
 
 fn ask(pool: &Pool, preference: Preference, tried: &[usize], may_wait: bool) -> Result<Picked, NoServer> {
     let tried = Tried(tried.to_vec());
-    let ask = Ask { preference, tried: &tried, key: 0, worker: WorkerId(0), now: NOW, may_wait };
+    let ask = Ask { preference, tried: &tried, key: 0, worker: WorkerId(0), now: NOW, may_wait, alone: true };
     pool.pick(&ask, &mut fastrand::Rng::with_seed(3))
 }
 
@@ -227,4 +230,107 @@ fn a_weight_set_while_running_counts_from_then_on() {
     shop.reweigh();
     let of_a = (0..40).filter(|_| pick(&shop, FIRST, &[]).unwrap().server == 0).count();
     assert_eq!(of_a, 30);
+}
+
+/// Another moment, `millis` later.
+fn later(millis: u64) -> Moment {
+    NOW + Duration::from_millis(millis)
+}
+
+/// A pool of which the last `newcomers` servers are new.
+fn grown(mut pool: Pool, newcomers: usize) -> Pool {
+    pool.look_for_joins(NOW);
+    let first = pool.servers.len() - newcomers;
+    for server in &mut pool.servers[first..] {
+        let metrics = Arc::clone(&server.state.metrics);
+        *server = Server::new(server.settings.clone(), Arc::new(ServerState::newcomer(metrics)));
+    }
+    pool
+}
+
+#[test]
+fn a_server_that_joins_is_admitted_new_sessions_step_by_step() {
+    let mut shop = grown(pool(Balance::RoundRobin, &["a", "b", "c", "d"].map(server)), 1);
+    shop.slow_start = Some(Duration::from_secs(10));
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut share = |now: Moment| {
+        let tried = Tried::default();
+        let ask =
+            Ask { preference: FIRST, tried: &tried, key: 0, worker: WorkerId(0), now, may_wait: false, alone: true };
+        let mut to_newcomer = || matches!(shop.pick(&ask, &mut random), Ok(Picked::Server(pick)) if pick.server == 3);
+        (0..4_000).filter(|_| to_newcomer()).count()
+    };
+    assert!((60..150).contains(&share(NOW)), "a tenth of what the others get, though nobody has looked at it yet");
+    shop.look_for_joins(NOW);
+    assert!((500..640).contains(&share(later(5_000))), "half of what the others get");
+    assert!((950..1_050).contains(&share(later(10_000))));
+    for other in 0..3 {
+        take_down(&shop, other);
+    }
+    assert_eq!(share(later(1)), 4_000, "it is better than nobody");
+}
+
+fn rebalanced(moves: u32) -> Pool {
+    let mut shop = grown(pool(Balance::P2c, &["a", "b", "c", "d", "e", "f"].map(server)), 2);
+    shop.rules.kind = PinKind::Soft { margin: 4 };
+    shop.rebalance = Some(Rate::new(moves, Duration::from_secs(1), moves));
+    shop
+}
+
+fn at(shop: &Pool, session: u64, server: usize, alone: bool, now: Moment) -> Pick {
+    let (tried, preference) = (Tried::default(), Preference::Pinned { server, session });
+    let ask = Ask { preference, tried: &tried, key: 0, worker: WorkerId(0), now, may_wait: false, alone };
+    match shop.pick(&ask, &mut fastrand::Rng::with_seed(session)) {
+        Ok(Picked::Server(pick)) => pick,
+        _ => panic!("every server can serve"),
+    }
+}
+
+#[test]
+fn idle_sessions_come_over_to_servers_that_have_joined_and_only_the_share_that_is_due() {
+    let shop = rebalanced(1_000_000);
+    assert_eq!(at(&shop, 1, 0, true, NOW).verdict, Verdict::Kept, "nobody has joined");
+    shop.look_for_joins(NOW);
+    let mut moved = [0; 6];
+    for session in 0..3_000 {
+        let home = session as usize % 4;
+        assert_eq!(at(&shop, session, home, false, NOW).verdict, Verdict::Kept, "a session that is busy stays");
+        let pick = at(&shop, session, home, true, NOW);
+        let comes_over = pick.verdict == Verdict::Moved(MovedWhy::Rebalance);
+        assert_eq!(comes_over, pick.server >= 4, "{:?} to {}", pick.verdict, pick.server);
+        moved[pick.server] += 1;
+        assert_eq!(at(&shop, session, pick.server, true, NOW).verdict, Verdict::Kept, "once, and for good");
+    }
+    assert!(moved.iter().all(|sessions| (440..560).contains(sessions)), "a sixth each: {moved:?}");
+}
+
+#[test]
+fn moves_are_bounded_and_end_when_the_load_is_even() {
+    let shop = rebalanced(10);
+    shop.look_for_joins(NOW);
+    let moves =
+        |now: Moment| (0..1_000).filter(|session| at(&shop, *session, 0, true, now).verdict != Verdict::Kept).count();
+    assert_eq!([moves(NOW), moves(NOW), moves(later(500))], [10, 0, 5]);
+    let window = Duration::from_secs(600);
+    shop.judge_rebalancing(Some((1.0, 1.0)), later(1_000), window);
+    assert!(shop.rebalancing.since().is_some(), "a second is no judgement");
+    shop.judge_rebalancing(Some((1.3, 1.1)), later(6_000), window);
+    assert_eq!(moves(later(6_000)), 10, "it is not even yet");
+    shop.judge_rebalancing(Some((1.15, 1.1)), later(7_000), window);
+    assert_eq!(moves(later(9_000)), 0);
+}
+
+#[test]
+fn a_session_is_alone_with_its_only_exchange() {
+    let shop = rebalanced(10);
+    let (first, second) = (shop.use_session(pinned(0)).unwrap(), shop.use_session(pinned(0)).unwrap());
+    assert_eq!((first.alone, second.alone), (true, false));
+    drop(first);
+    assert!(!shop.use_session(pinned(0)).unwrap().alone);
+    drop(second);
+    assert!(shop.use_session(pinned(0)).unwrap().alone);
+    assert!(
+        pool(Balance::P2c, &[server("a")]).use_session(pinned(0)).is_none(),
+        "where nothing moves, nothing is noted"
+    );
 }

@@ -97,6 +97,7 @@ pub(super) async fn run(
         Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), stall, head, seen: 0, retry: None };
     let mut tried = Tried::default();
     let mut last: Option<Error> = None;
+    exchange.uses = entry.pool.use_session(recalled.preference);
     let mut second_chance = entry.pool.rules.kind == PinKind::Hard;
     loop {
         let server = match choose(worker, exchange, entry, recalled.preference, &tried, last.is_some()).await {
@@ -139,9 +140,10 @@ async fn choose(
     again: bool,
 ) -> Result<usize, NoServer> {
     let mut may_wait = true;
+    let alone = exchange.uses.as_ref().is_none_or(|uses| uses.alone) && !again;
     let mut now = if again { Clock::now() } else { exchange.arrived };
     loop {
-        let ask = Ask { preference, tried, key: address_key(exchange), worker: worker.id, now, may_wait };
+        let ask = Ask { preference, tried, key: address_key(exchange), worker: worker.id, now, may_wait, alone };
         let picked = entry.pool.pick(&ask, &mut worker.random.borrow_mut());
         let full = match &picked {
             Ok(Picked::Server(pick)) => pick.verdict == Verdict::Moved(MovedWhy::Full),
@@ -166,7 +168,8 @@ async fn choose(
                 exchange.waited_in_line(position, now.since(joined));
                 let unfit = entry.pool.servers[server].unfit_for_pinned(now).filter(|why| *why != Ineligible::Full);
                 if let Some(guard) = called.filter(|_| unfit.is_none()) {
-                    exchange.chose(Pick { server, verdict: Verdict::Waited, cost: None, guard }, now);
+                    let shadow = entry.pool.place_in_shadow(&ask, &mut worker.random.borrow_mut());
+                    exchange.chose(Pick { server, verdict: Verdict::Waited, cost: None, shadow, guard }, now);
                     return Ok(server);
                 }
                 may_wait = false;

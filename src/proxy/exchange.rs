@@ -22,7 +22,7 @@ use crate::headers;
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
 use crate::names::{CodeClass, Outcome, Verdict};
-use crate::pool::{Cost, InFlight, Pick};
+use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
 use crate::upstream::{BodyError, RequestBody, Tunnelled, UpstreamBody};
 
@@ -44,6 +44,10 @@ pub(super) struct Exchange {
     /// The server that is working on it, or has answered.
     pub(super) server: Option<usize>,
     guard: Option<InFlight>,
+    /// Its place where the balance policy alone would have sent it.
+    shadow: Option<Shadow>,
+    /// Its session, as one with an exchange in flight.
+    pub(super) uses: Option<InUseGuard>,
     chosen: Moment,
     headed: Option<Moment>,
     pub(super) attempts: u32,
@@ -115,6 +119,8 @@ impl Exchange {
             verdict: None,
             server: None,
             guard: None,
+            shadow: None,
+            uses: None,
             chosen: arrived,
             headed: None,
             attempts: 0,
@@ -188,6 +194,7 @@ impl Exchange {
         self.cost = pick.cost;
         self.server = Some(pick.server);
         self.guard = Some(pick.guard);
+        self.shadow = pick.shadow;
         self.chosen = now;
         self.attempts += 1;
     }

@@ -14,19 +14,19 @@ impl LiveState for Runtime {
         let snapshot = self.snapshot();
         let now = Clock::now();
         for entry in &snapshot.pools {
-            let imbalance = *entry.imbalance.lock();
-            let measured = [
-                ("requests", imbalance.requests),
-                ("in_flight", imbalance.in_flight),
-                ("sessions", imbalance.sessions),
-            ];
-            for (of, measures) in measured {
-                if let Some(measures) = measures {
-                    gauges.imbalance(&entry.pool.name, of, measures.named());
+            let load = entry.load.lock().clone();
+            for (policy, imbalance) in [("actual", load.actual), ("shadow", load.shadow)] {
+                for (of, measures) in imbalance.named() {
+                    if let Some(measures) = measures {
+                        gauges.imbalance(&entry.pool.name, policy, of, measures.named());
+                    }
                 }
             }
-            for server in &entry.pool.servers {
+            for (at, server) in entry.pool.servers.iter().enumerate() {
                 let name = &server.settings.name;
+                if let Some(took) = load.servers.get(at).and_then(|load| load.scale_out) {
+                    gauges.scale_out(&entry.pool.name, name, took);
+                }
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());
                 if entry.pool.affinity.is_some() {
                     gauges.sessions(&entry.pool.name, name, server.state.sessions.count(now, entry.session_window));

@@ -12,7 +12,7 @@ use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, 
 use crate::keys::{Hasher, KeyRing};
 use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
-use crate::pool::{Imbalance, Pool, PoolParts, Server, ServerState};
+use crate::pool::{Load, Pool, PoolParts, Server, ServerState};
 use crate::probe;
 use crate::rate::KeyedRate;
 use crate::routing::{RouteMatch, RouteTable};
@@ -60,8 +60,8 @@ pub struct PoolEntry {
     pub drain_deadline: Option<Duration>,
     /// A session not seen for so long no longer counts.
     pub session_window: Duration,
-    /// How uneven it was when it was last looked at.
-    pub imbalance: Mutex<Imbalance>,
+    /// What was measured of it when it was last looked at.
+    pub load: Mutex<Load>,
 }
 
 impl PoolEntry {
@@ -225,6 +225,9 @@ impl PoolBuilder<'_> {
             outlier: settings.outlier,
             rules: settings.pins,
             retries: before.map(|before| before.pool.retries()).unwrap_or_default(),
+            slow_start: settings.slow_start,
+            rebalance: settings.rebalance,
+            rebalancing: before.map(|before| before.pool.rebalancing()).unwrap_or_default(),
             workers: self.workers,
         };
         Ok(PoolEntry {
@@ -238,7 +241,7 @@ impl PoolBuilder<'_> {
             health: settings.health,
             drain_deadline: settings.drain_deadline,
             session_window: settings.session_window,
-            imbalance: Mutex::default(),
+            load: Mutex::default(),
         })
     }
 }
@@ -249,6 +252,7 @@ fn state(before: Option<&PoolEntry>, server: &ServerEntry, metrics: &PoolMetrics
     let known = before.and_then(|before| before.pool.servers.iter().find(|known| known.settings.name == *name));
     match known {
         Some(known) => Arc::clone(&known.state),
+        None if before.is_some() => Arc::new(ServerState::newcomer(metrics.server(name))),
         None => Arc::new(ServerState::new(metrics.server(name))),
     }
 }

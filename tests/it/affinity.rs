@@ -175,11 +175,16 @@ fn what_stickiness_costs_is_measured() {
             scope.spawn(move || (0..8).for_each(|_| assert_eq!(busy.get("/sleep/100").origin(), home)));
         }
     });
-    let imbalance = |of: &str, measure: &str| {
-        proxy.metric("steadfast_imbalance_ratio", &[&format!("of=\"{of}\""), &format!("measure=\"{measure}\"")])
+    let by = |policy: &str, of: &str, measure: &str| {
+        let labels =
+            [("policy", policy), ("of", of), ("measure", measure)].map(|(name, is)| format!("{name}=\"{is}\""));
+        proxy.metric("steadfast_imbalance_ratio", &labels.each_ref().map(String::as_str))
     };
+    let imbalance = |of: &str, measure: &str| by("actual", of, measure);
     eventually("requests are seen to be uneven", || imbalance("requests", "max_over_mean") > 1.9);
     assert!(imbalance("requests", "jain") < 0.6 && imbalance("requests", "cv") > 0.9);
+    let shadow = by("shadow", "requests", "max_over_mean");
+    assert!((1.0..1.6).contains(&shadow), "the policy alone would have spread them: {shadow}");
     eventually("sessions too", || imbalance("sessions", "max_over_mean") == 2.0);
     assert_eq!(proxy.metric("steadfast_affinity_regret_seconds_count", &[]), 32.0);
     assert!(proxy.metric("steadfast_affinity_regret_seconds_sum", &[]) > 0.0, "it waits where another would not");

@@ -107,29 +107,6 @@ fn a_server_gets_no_more_than_its_cap() {
 }
 
 #[test]
-fn a_full_moment_does_not_re_pin_a_hard_session() {
-    let (a, b) = (Origin::start("a"), Origin::start("b"));
-    let servers = format!(
-        "{}max_requests = 1\n{}max_requests = 1\n{NO_PROBES}[pool.sticky]\nqueue = {{ length = 0 }}\n",
-        server("a", &a.address()),
-        server("b", &b.address())
-    );
-    let proxy = Proxy::start(&plain(&[], &servers));
-    let mut client = proxy.client();
-    let home = client.get("/").origin();
-    std::thread::scope(|scope| {
-        let mut busy = client.clone();
-        let at_work = scope.spawn(move || busy.get("/sleep/700"));
-        eventually("home is full", || proxy.metric("steadfast_in_flight", &[&format!("server=\"{home}\"")]) == 1.0);
-        let elsewhere = client.get("/");
-        assert!(elsewhere.verdict().starts_with("moved; reason=full"), "{elsewhere:?}");
-        assert!(elsewhere.set_cookies().is_empty());
-        assert_eq!(at_work.join().unwrap().origin(), home);
-    });
-    assert_eq!(client.get("/").origin(), home);
-}
-
-#[test]
 fn a_client_that_leaves_is_not_held_against_the_server() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&plain(&[&origin], NO_PROBES));

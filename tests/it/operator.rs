@@ -155,7 +155,7 @@ fn the_api_is_not_driven_from_elsewhere_and_errors_are_clear() {
     assert_eq!(named.status.code(), Some(2), "a server is POOL/SERVER");
 }
 
-/// HAProxy 2894, ingress-nginx 13484, emissary 1473: a drain needs a remaining count, and a deadline.
+/// A drain needs a remaining count, and a deadline.
 #[test]
 fn a_drain_counts_down_and_says_when_it_is_safe_to_stop() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));

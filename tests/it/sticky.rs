@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Client, Origin, Proxy, eventually, plain, server, servers, tls};
+use crate::support::{Client, Origin, Proxy, eventually, plain, server, tls};
 
 fn three() -> [Origin; 3] {
     ["a", "b", "c"].map(Origin::start)
@@ -57,39 +57,6 @@ fn the_cookie_is_opaque_well_flagged_and_never_reaches_a_server() {
 }
 
 #[test]
-fn nothing_that_shared_caches_may_keep_carries_a_pin() {
-    let origins = three();
-    let proxy = Proxy::start(&plain(&origins.each_ref(), ""));
-    assert!(proxy.client().get("/cached").set_cookies().is_empty());
-    let private = proxy.client().get("/private");
-    assert_eq!((private.set_cookies().len(), private.header("cache-control").as_str()), (1, "no-cache"));
-}
-
-#[test]
-fn a_dead_servers_sessions_move_together_and_the_cookie_names_who_answered() {
-    let [a, b, c] = three();
-    let proxy = Proxy::start(&plain(&[&a, &b, &c], "[pool.health]\ntype = \"off\"\n"));
-    let mut client = proxy.client();
-    let first = client.get("/").origin();
-    let mut left: Vec<Origin> = [a, b, c].into_iter().filter(|origin| origin.name != first).collect();
-    // Gone: the pinned server was dropped, with its port closed.
-    let mut copies: Vec<Client> = (0..8).map(|_| client.clone()).collect();
-    let moved = copies.iter_mut().map(|copy| {
-        let reply = copy.get("/");
-        assert_eq!(reply.verdict(), format!("moved; reason=failed; server={}", reply.origin()));
-        assert_eq!(reply.set_cookies().len(), 1);
-        let again = copy.get("/");
-        assert_eq!(again.verdict(), format!("kept; server={}", reply.origin()));
-        reply.origin()
-    });
-    let to: BTreeSet<String> = moved.collect();
-    assert_eq!(to.len(), 1, "concurrent requests of one session move to one place: {to:?}");
-    left.clear();
-    let nobody = client.get("/");
-    assert_eq!((nobody.status, nobody.set_cookies().len()), (502, 0));
-}
-
-#[test]
 fn two_proxies_of_one_ring_agree_across_restarts_and_a_stranger_does_not() {
     let origins = three();
     let configuration = ring("\"file:1.key\"", &plain(&origins.each_ref(), ""));
@@ -117,42 +84,6 @@ fn two_proxies_of_one_ring_agree_across_restarts_and_a_stranger_does_not() {
     let mut here = stranger.client();
     here.cookies.clone_from(&users[0].0.cookies);
     assert!(here.get("/").verdict().starts_with("new; reason=unknown_key"));
-}
-
-#[test]
-fn forged_truncated_and_foreign_cookies_are_a_new_pick() {
-    let origins = three();
-    let proxy = Proxy::start(&format!(
-        "{}[[route]]\nhost = \"blog.test\"\npool = \"blog\"\n[[pool]]\nname = \"blog\"\nmode = \"sticky\"\n{}",
-        plain(&origins.each_ref(), ""),
-        servers(&origins.each_ref())
-    ));
-    let mut client = proxy.client();
-    client.get("/");
-    let (name, value) = client.cookies.pop_first().unwrap();
-    let foreign = {
-        let mut blog = proxy.client().host("blog.test");
-        blog.get("/");
-        blog.cookies.pop_first().unwrap().1
-    };
-    let flipped = value
-        .chars()
-        .rev()
-        .enumerate()
-        .map(|(at, old)| if at == 20 { if old == 'A' { 'B' } else { 'A' } } else { old });
-    let flipped: String = flipped.collect::<Vec<_>>().into_iter().rev().collect();
-    for (value, reason) in [
-        (value[..40].to_owned(), "invalid"),
-        (flipped, "invalid"),
-        ("x".repeat(4_000), "invalid"),
-        (foreign, "other_pool"),
-    ] {
-        client.cookies.insert(name.clone(), value);
-        let reply = client.get("/");
-        assert_eq!(reply.status, 200);
-        assert!(reply.verdict().starts_with(&format!("new; reason={reason};")), "{}", reply.verdict());
-    }
-    assert_eq!(proxy.metric("steadfast_affinity_total", &["reason=\"invalid\""]), 3.0);
 }
 
 #[test]

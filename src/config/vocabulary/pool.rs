@@ -22,6 +22,8 @@ pub(super) static POOL: Table = Table {
         key("timeouts", Kind::Table(&TIMEOUTS), Nothing(""), "How long servers may take."),
         key("connections", Kind::Table(&CONNECTIONS), Nothing(""), "Connections to servers."),
         key("drain", Kind::Table(&DRAIN), Nothing(""), "Taking a server out without losing its sessions."),
+        key("slow_start", Kind::Table(&SLOW_START), Nothing(""), "Easing in a server that joins."),
+        key("rebalance", Kind::Table(&REBALANCE), Nothing(""), "Bringing sessions over to servers that have joined."),
         key("retry", Kind::Table(&RETRY), Nothing(""), "Further attempts."),
         key("tls", Kind::Table(&POOL_TLS), Nothing(""), "TLS to the servers; absent: none."),
         key("http", Kind::Table(&HTTP), Nothing(""), "HTTP to the servers."),
@@ -194,6 +196,23 @@ static DRAIN: Table = Table {
             "A session not seen for so long no longer counts as remaining.",
         ),
     ],
+};
+
+static SLOW_START: Table = Table {
+    path: "pool.slow_start",
+    doc: "Easing in a server that joins: new in the file, up again, no longer ejected, out of a drain.",
+    keys: &[key("window", Kind::Duration, Is("\"0s\""), "Over which its share of new sessions grows; 0: at once.")],
+};
+
+static REBALANCE: Table = Table {
+    path: "pool.rebalance",
+    doc: "Bringing sessions over to servers that have joined; only with soft pins.",
+    keys: &[key(
+        "moves_per_second",
+        Kind::Integer { min: 0, max: 1_000_000 },
+        Is("0"),
+        "How many idle sessions may move; 0: none, so only new ones go there.",
+    )],
 };
 
 static RETRY: Table = Table {
