@@ -253,10 +253,11 @@ async fn measure_load(runtime: Arc<Runtime>) {
             entry.pool.look_for_joins(now);
             window.sample(&entry.pool, now);
             if number % SAMPLES_A_MEASURE == 0 {
-                *entry.load.lock() = window.measure(&entry.pool, now, entry.session_window);
+                let load = window.measure(&entry.pool, now, entry.session_window);
                 let since = entry.pool.rebalancing().since();
                 let uneven = since.and_then(|since| window.uneven_since(since, &entry.pool, now));
-                entry.pool.judge_rebalancing(uneven, now, entry.session_window);
+                entry.pool.judge_rebalancing(&load, uneven, now, entry.session_window);
+                *entry.load.lock() = load;
             }
         }
     }

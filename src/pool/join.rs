@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Ask, PinKind, Pool, Server, Tried};
+use super::{Ask, Load, PinKind, Pool, Server, Tried};
 use crate::affinity::Preference;
 use crate::balance::mix;
 use crate::clock::Moment;
@@ -109,6 +109,26 @@ impl Rebalancing {
     }
 }
 
+/// What a server is to the rebalancing under way.
+#[derive(Default)]
+pub(super) struct Part {
+    /// It has joined, and sessions come over to it while it is short of requests.
+    newcomer: AtomicBool,
+    /// It has less than its fair share of requests.
+    short: AtomicBool,
+}
+
+impl Part {
+    fn set(&self, newcomer: bool, short: bool) {
+        self.newcomer.store(newcomer, Ordering::Relaxed);
+        self.short.store(short, Ordering::Relaxed);
+    }
+
+    fn receives(&self) -> bool {
+        self.newcomer.load(Ordering::Relaxed) && self.short.load(Ordering::Relaxed)
+    }
+}
+
 /// The sessions that have exchanges in flight in this proxy.
 #[derive(Default)]
 struct InUse([Mutex<HashMap<u64, u32>>; 16]);
@@ -145,21 +165,27 @@ impl Pool {
         for server in &self.servers {
             let fit = matches!(server.unfit(now), None | Some(Ineligible::Full));
             if server.state.fitness.look(fit, now) && self.rebalance.is_some() {
-                server.state.receives.store(true, Ordering::Relaxed);
+                server.state.part.set(true, true);
                 self.rebalancing.since.store(now.as_nanos().max(1), Ordering::Relaxed);
             }
         }
     }
 
-    /// Ends the rebalancing when the load is as even as the balance policy's own would be, or when every session that
-    /// counts has had its chance. `uneven` is max over mean of requests since it began: as it is, and the policy's own.
-    pub fn judge_rebalancing(&self, uneven: Option<(f64, f64)>, now: Moment, session_window: Duration) {
+    /// Looks at how a rebalancing goes: who is short of requests still, and whether it is over. It is when the load is as
+    /// even as the balance policy's own would be, or when every session that counts has had its chance. `uneven` is max
+    /// over mean of requests since it began: as it is, and the policy's own.
+    pub fn judge_rebalancing(&self, load: &Load, uneven: Option<(f64, f64)>, now: Moment, session_window: Duration) {
         let Some(since) = self.rebalancing.since() else { return };
+        for (server, load) in self.servers.iter().zip(&load.servers) {
+            if let Some(share) = load.share {
+                server.state.part.short.store(share < 1.0, Ordering::Relaxed);
+            }
+        }
         let long_enough = now.since(since) >= JUDGED_OVER;
         let even = uneven.is_some_and(|(actual, own)| actual <= own * EVEN_ENOUGH);
         if (long_enough && even) || now.since(since) > session_window {
             self.rebalancing.since.store(0, Ordering::Relaxed);
-            self.servers.iter().for_each(|server| server.state.receives.store(false, Ordering::Relaxed));
+            self.servers.iter().for_each(|server| server.state.part.set(false, false));
         }
     }
 
@@ -182,17 +208,17 @@ impl Pool {
     }
 
     /// Where an idle session comes over to, if it is one of those that do: its rendezvous over the eligible servers is one
-    /// that has joined. So each old server gives the share that is due, chosen evenly, and every proxy chooses alike.
+    /// that has joined. So each old server gives the share that is due, chosen evenly, and every proxy chooses alike. Who is
+    /// short of requests gives nothing.
     pub(super) fn comes_over(&self, server: usize, session: u64, ask: &Ask<'_>, out: &Tried) -> Option<usize> {
         let soft = matches!(self.rules.kind, PinKind::Soft { .. });
         if !soft || !ask.alone || self.rebalance.is_none() || self.rebalancing.since().is_none() {
             return None;
         }
-        let receives = |at: usize| self.servers[at].state.receives.load(Ordering::Relaxed);
-        if receives(server) {
+        if self.servers[server].state.part.short.load(Ordering::Relaxed) {
             return None;
         }
-        self.successor(session, out, ask.now, |_| true).filter(|to| receives(*to))
+        self.successor(session, out, ask.now, |_| true).filter(|to| self.servers[*to].state.part.receives())
     }
 
     /// Takes one move of a session from what is allowed in a second.
@@ -200,9 +226,6 @@ impl Pool {
         self.rebalance.is_some_and(|rate: Rate| self.rebalancing.moves.take(rate, now))
     }
 }
-
-/// Whether a server is one that sessions come over to.
-pub(super) type Receives = AtomicBool;
 
 #[cfg(test)]
 mod tests {

@@ -59,6 +59,8 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ServerLoad {
     pub requests_per_second: f64,
+    /// Its requests of the last two seconds over its fair share of the pool's.
+    pub share: Option<f64>,
     /// From when it joined until its rate of requests was 90 % of its fair share.
     pub scale_out: Option<Duration>,
 }
@@ -133,7 +135,8 @@ impl LoadWindow {
     /// The measures over the window, of the servers that take newcomers.
     pub fn measure(&mut self, pool: &Pool, now: Moment, session_window: Duration) -> Load {
         let Some(oldest) = self.taken.front().copied() else { return Load::default() };
-        self.note_arrivals(pool, now);
+        let shares = self.shares(pool, now);
+        self.note_arrivals(pool, &shares, now);
         let sessions = |server: &Server| server.state.sessions.count(now, session_window) as f64;
         let is_sticky = pool.affinity.is_some();
         let of = |part: Part| Imbalance {
@@ -143,18 +146,19 @@ impl LoadWindow {
         };
         let sessions = if is_sticky { self.per_weight(pool, now, |_, server| sessions(server)) } else { None };
         let seconds = now.since(oldest).as_secs_f64();
-        let of_server = |server: &Server| {
+        let of_server = |(server, share): (&Server, Option<f64>)| {
             let window = self.servers.get(&server.settings.name);
             let requests = window.map_or(0.0, |window| window.requests(oldest, ACTUAL));
             ServerLoad {
                 requests_per_second: if seconds > 0.0 { requests / seconds } else { 0.0 },
+                share,
                 scale_out: window.and_then(|window| window.joined?.1),
             }
         };
         Load {
             actual: Imbalance { sessions, ..of(ACTUAL) },
             shadow: if is_sticky { of(SHADOW) } else { Imbalance::default() },
-            servers: pool.servers.iter().map(of_server).collect(),
+            servers: pool.servers.iter().zip(shares).map(of_server).collect(),
         }
     }
 
@@ -173,25 +177,30 @@ impl LoadWindow {
         measure(&loads.collect::<Vec<f64>>())
     }
 
-    /// Notes which of those that have joined have their share of requests now.
-    fn note_arrivals(&mut self, pool: &Pool, now: Moment) {
-        let waits = |window: &ServerWindow| matches!(window.joined, Some((_, None)));
-        if !self.servers.values().any(waits) {
-            return;
-        }
+    /// What each server has of its fair share of requests just now; nothing where there are none, or it takes none.
+    fn shares(&self, pool: &Pool, now: Moment) -> Vec<Option<f64>> {
         let from = Moment::from_nanos(now.as_nanos().saturating_sub(RATE_OVER.as_nanos() as u64));
-        let (mut requests, mut weights) = (0.0, 0.0);
-        for server in pool.servers.iter().filter(|server| server.unfit(now).is_none()) {
-            requests += self.servers.get(&server.settings.name).map_or(0.0, |window| window.requests(from, ACTUAL));
-            weights += f64::from(server.weight());
-        }
-        for server in &pool.servers {
-            let fair = requests * f64::from(server.weight()) / weights.max(1.0);
-            let Some(window) = self.servers.get_mut(&server.settings.name).filter(|window| waits(window)) else {
-                continue;
-            };
-            if requests > 0.0 && window.requests(from, ACTUAL) >= fair * ARRIVED {
-                window.joined = window.joined.map(|(joined, _)| (joined, Some(now.since(joined))));
+        let requests = |server: &Server| {
+            self.servers.get(&server.settings.name).map_or(0.0, |window| window.requests(from, ACTUAL))
+        };
+        let eligible = || pool.servers.iter().filter(|server| server.unfit(now).is_none());
+        let all: f64 = eligible().map(requests).sum();
+        let weights: f64 = eligible().map(|server| f64::from(server.weight())).sum();
+        let share = |server: &Server| {
+            let fair = all * f64::from(server.weight()) / weights;
+            (fair > 0.0 && server.unfit(now).is_none()).then(|| requests(server) / fair)
+        };
+        pool.servers.iter().map(share).collect()
+    }
+
+    /// Notes which of those that have joined have their share now.
+    fn note_arrivals(&mut self, pool: &Pool, shares: &[Option<f64>], now: Moment) {
+        for (server, share) in pool.servers.iter().zip(shares) {
+            let Some(window) = self.servers.get_mut(&server.settings.name) else { continue };
+            if let Some((joined, None)) = window.joined
+                && share.is_some_and(|share| share >= ARRIVED)
+            {
+                window.joined = Some((joined, Some(now.since(joined))));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::join::{Fitness, Receives};
+use super::join::{Fitness, Part};
 use super::line::Line;
 use super::sessions::{Countdown, Sessions};
 use super::wish::Wishes;
@@ -67,8 +67,7 @@ pub struct ServerState {
     cap: AtomicU32,
     pub(super) line: Line,
     pub(super) fitness: Fitness,
-    /// Sessions of other servers come over to it.
-    pub(super) receives: Receives,
+    pub(super) part: Part,
     /// Exchanges that it would be working on, had the balance policy alone placed them.
     pub(super) shadow: AtomicU32,
     pub wishes: Wishes,
@@ -93,7 +92,7 @@ impl ServerState {
     fn with(metrics: Arc<ServerMetrics>, fitness: Fitness) -> Self {
         ServerState {
             fitness,
-            receives: Receives::default(),
+            part: Part::default(),
             shadow: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             cap: AtomicU32::new(0),

@@ -311,13 +311,20 @@ fn moves_are_bounded_and_end_when_the_load_is_even() {
     let moves =
         |now: Moment| (0..1_000).filter(|session| at(&shop, *session, 0, true, now).verdict != Verdict::Kept).count();
     assert_eq!([moves(NOW), moves(NOW), moves(later(500))], [10, 0, 5]);
-    let window = Duration::from_secs(600);
-    shop.judge_rebalancing(Some((1.0, 1.0)), later(1_000), window);
+    let judge = |shares: [f64; 6], uneven: (f64, f64), now: Moment| {
+        let servers = shares.map(|share| ServerLoad { share: Some(share), ..ServerLoad::default() }).to_vec();
+        shop.judge_rebalancing(&Load { servers, ..Load::default() }, Some(uneven), now, Duration::from_secs(600));
+    };
+    judge([1.2, 1.2, 1.2, 1.2, 0.6, 0.6], (1.0, 1.0), later(1_000));
     assert!(shop.rebalancing.since().is_some(), "a second is no judgement");
-    shop.judge_rebalancing(Some((1.3, 1.1)), later(6_000), window);
+    judge([1.2, 1.2, 1.2, 1.2, 0.6, 0.6], (1.3, 1.1), later(6_000));
     assert_eq!(moves(later(6_000)), 10, "it is not even yet");
-    shop.judge_rebalancing(Some((1.15, 1.1)), later(7_000), window);
-    assert_eq!(moves(later(9_000)), 0);
+    judge([0.9, 1.2, 1.1, 1.2, 0.8, 0.8], (1.3, 1.1), later(8_000));
+    assert_eq!(moves(later(8_000)), 0, "who is short gives nothing");
+    judge([1.2, 0.9, 1.1, 0.9, 1.0, 1.0], (1.3, 1.1), later(10_000));
+    assert_eq!(moves(later(10_000)), 0, "who has its share receives nothing");
+    judge([1.2, 1.2, 1.2, 1.2, 0.6, 0.6], (1.15, 1.1), later(11_000));
+    assert_eq!(moves(later(12_000)), 0, "it is even, and over");
 }
 
 #[test]
