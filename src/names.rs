@@ -268,6 +268,16 @@ words! {
 }
 
 words! {
+    /// Exchanges that may last for hours.
+    LongLivedKind {
+        /// Switched to another protocol: a WebSocket, mostly.
+        Tunnel = "tunnel",
+        /// Server-sent events.
+        EventStream = "event_stream",
+    }
+}
+
+words! {
     /// A bound that was reached, as `steadfast_limit_reached_total` counts it.
     Limit {
         MaxConnections = "max_connections",

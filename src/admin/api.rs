@@ -1,6 +1,7 @@
 //! The API of operators and their programs: what pools do, and what is wanted of their servers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -15,7 +16,7 @@ use super::{ReloadRequest, problem, reply};
 use crate::clock::{Clock, Moment};
 use crate::config::parse_duration;
 use crate::imbalance::Measures;
-use crate::names::{Ineligible, Verdict};
+use crate::names::{Ineligible, LongLivedKind, Verdict};
 use crate::pool::{Ask, Imbalance, NoServer, Server, Tried, Wish};
 use crate::runtime::{PoolEntry, Runtime, Snapshot, condition};
 
@@ -154,6 +155,9 @@ fn describe_server(entry: &PoolEntry, server: &Server, now: Moment) -> Value {
         "backup": server.settings.backup,
         "in_flight": server.state.in_flight(),
         "max_requests": server.settings.max_requests,
+        "long_lived": LongLivedKind::ALL.iter().map(|kind| {
+            (kind.as_str().to_owned(), json!(server.state.long_lived[kind.index()].load(Ordering::Relaxed)))
+        }).collect::<Value>(),
         "waiting": server.state.waiting(),
         "latency_ms": (server.state.latency.nanos(now) / 1e3).round() / 1e3,
     })

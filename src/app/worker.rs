@@ -85,13 +85,13 @@ async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
     let most_per_address = Rc::new(Cell::new(0));
     let acceptor = Rc::new(Acceptor {
         connections: Rc::clone(&connections),
-        handler,
+        handler: handler.clone(),
         metrics,
         worker: id,
         per_address,
         most_per_address: Rc::clone(&most_per_address),
     });
-    let _ticking = tasks::Owned::spawn(tick(ticker, Rc::clone(&connections), conns));
+    let _ticking = tasks::Owned::spawn(tick(ticker, Rc::clone(&connections), conns, handler.clone()));
     let mut listening = Listening::new();
     while let Some(command) = commands.recv().await {
         match command {
@@ -111,6 +111,10 @@ async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
     tokio::select! {
         () = all_closed(&connections) => {}
         () = aborted(&mut commands) => {
+            if handler.end_long_lived() > 0 {
+                // Closed well, or not in time.
+                let _ = tokio::time::timeout(LAST_GOODBYES, all_closed(&connections)).await;
+            }
             let left = connections.abort_all();
             if left > 0 {
                 tracing::warn!(worker = id.0, connections = left, "closed at the end of the grace time");
@@ -148,10 +152,10 @@ fn listen(
     before.into_values().for_each(|accepting| accepting.stop());
 }
 
-/// How often unused upstream connections are looked at, in ticks.
-const CONNS_EVERY: u32 = 20;
+/// How often unused upstream connections and long-lived exchanges are looked at, in ticks.
+const SLOWLY: u32 = 20;
 
-async fn tick(ticker: Rc<Ticker>, connections: Rc<Connections>, conns: Rc<Conns>) {
+async fn tick(ticker: Rc<Ticker>, connections: Rc<Connections>, conns: Rc<Conns>, proxy: Proxy) {
     let mut interval = tokio::time::interval(Ticker::TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for number in 0u32.. {
@@ -159,11 +163,15 @@ async fn tick(ticker: Rc<Ticker>, connections: Rc<Connections>, conns: Rc<Conns>
         let now = Clock::now();
         ticker.advance(now);
         connections.sweep(now);
-        if number % CONNS_EVERY == 0 {
+        if number % SLOWLY == 0 {
+            proxy.sweep(now);
             conns.sweep(now);
         }
     }
 }
+
+/// What tunnels may take for their goodbyes when the grace time is over.
+const LAST_GOODBYES: Duration = Duration::from_secs(3);
 
 /// The accept loops need a turn to take in what is queued; from then on the count only falls.
 async fn all_closed(connections: &Connections) {

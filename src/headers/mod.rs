@@ -76,6 +76,13 @@ pub fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (asked && !h2c).then(|| upgrade.clone())
 }
 
+/// Whether a response is a stream of events that goes on for as long as it likes.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    media_type.eq_ignore_ascii_case(b"text/event-stream") && !headers.contains_key(header::CONTENT_LENGTH)
+}
+
 /// Whether the client takes trailers: the one value of `TE` that may be passed on, and gRPC needs it.
 pub fn accepts_trailers(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::TE).iter();

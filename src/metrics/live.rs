@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::ServerMetrics;
 use super::family::Family;
-use crate::names::ServerCondition;
+use crate::names::{LongLivedKind, ServerCondition};
 
 /// Gauges that are read off live state at a scrape.
 pub trait LiveState: Send + Sync {
@@ -19,6 +19,7 @@ pub struct LiveGauges {
     sessions: Family,
     imbalance: Family,
     remaining: Family,
+    long_lived: Family,
     scale_out: Family,
     connections: Family,
     server_state: Family,
@@ -38,6 +39,10 @@ impl LiveGauges {
             scale_out: Family::gauge(
                 "steadfast_scale_out_seconds",
                 "From when a server joined until its rate of requests was 90 % of its fair share.",
+            ),
+            long_lived: Family::gauge(
+                "steadfast_long_lived",
+                "Exchanges in flight that may last for hours: tunnels and event streams.",
             ),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
@@ -80,6 +85,11 @@ impl LiveGauges {
         self.scale_out.value(&[("pool", pool), ("server", server)], took.as_secs_f64());
     }
 
+    /// Tunnels and event streams of a server.
+    pub fn long_lived(&mut self, pool: &str, server: &str, kind: LongLivedKind, count: u32) {
+        self.long_lived.value(&[("pool", pool), ("server", server), ("kind", kind.as_str())], f64::from(count));
+    }
+
     /// Sessions that a draining server still has.
     pub fn drain_remaining(&mut self, pool: &str, server: &str, count: u64) {
         self.remaining.value(&[("pool", pool), ("server", server)], count as f64);
@@ -115,6 +125,7 @@ impl LiveGauges {
             self.sessions,
             self.imbalance,
             self.remaining,
+            self.long_lived,
             self.scale_out,
             self.connections,
             self.server_state,

@@ -12,6 +12,7 @@ use crate::balance::PeakEwma;
 use crate::clock::Moment;
 use crate::health::{Outlier, Vitals};
 use crate::metrics::ServerMetrics;
+use crate::names::LongLivedKind;
 
 /// What the configuration says of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct ServerState {
     pub latency: PeakEwma,
     pub vitals: Vitals,
     pub outlier: Outlier,
+    /// Tunnels and event streams among its exchanges.
+    pub long_lived: [AtomicU32; LongLivedKind::ALL.len()],
     pub metrics: Arc<ServerMetrics>,
 }
 
@@ -102,6 +105,7 @@ impl ServerState {
             latency: PeakEwma::default(),
             vitals: Vitals::default(),
             outlier: Outlier::default(),
+            long_lived: Default::default(),
             metrics,
         }
     }

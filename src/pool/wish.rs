@@ -104,6 +104,11 @@ impl Wishes {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
+    /// Whether it is draining, and has had its time.
+    pub fn is_drained(&self, now: Moment) -> bool {
+        self.effective() == Wish::Drain && self.is_past_deadline(now)
+    }
+
     /// The operator's weight; `file` is what the configuration says now.
     pub fn set_weight(&self, weight: u32, file: u32) {
         self.weight.store(1 << 63 | u64::from(weight) << 32 | u64::from(file), Ordering::Relaxed);

@@ -15,10 +15,10 @@ use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
 use crate::config::Route;
 use crate::headers::{self, SharedCaching};
-use crate::names::{MovedWhy, Verdict};
+use crate::names::{LongLivedKind, MovedWhy, Verdict};
 use crate::runtime::PoolEntry;
 use crate::tasks;
-use crate::upstream::{UpstreamBody, tunnel};
+use crate::upstream::{TunnelRules, UpstreamBody, tunnel};
 
 const STEADFAST_VERDICT: HeaderName = HeaderName::from_static("steadfast-verdict");
 
@@ -120,7 +120,11 @@ pub(super) fn release(answer: Answer, mut exchange: Box<Exchange>) -> Response<R
             exchange.replied(response.status().as_u16());
             ReplyBody::local(response, exchange)
         }
-        Answer::Server(response) => response.map(|body| ReplyBody::from_server(body, exchange)),
+        Answer::Server(response) => {
+            let is_event_stream = headers::is_event_stream(response.headers());
+            let stay = is_event_stream.then(|| exchange.stay(LongLivedKind::EventStream)).flatten();
+            response.map(|body| ReplyBody::from_server(body, exchange, stay))
+        }
         Answer::Tunnel(response, upgrade) => open_tunnel(response, upgrade, exchange),
         Answer::Error(error) => reply::refusal(error, exchange),
     }
@@ -134,18 +138,22 @@ fn open_tunnel(
 ) -> Response<ReplyBody> {
     let (parts, body) = response.into_parts();
     let worker = exchange.worker();
-    worker.tunnels.set(worker.tunnels.get() + 1);
+    let is_web_socket = parts
+        .headers
+        .get(header::UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let entry = exchange.snapshot().zip(exchange.pool).map(|(snapshot, pool)| &snapshot.pools[pool]);
     let idle = entry.and_then(|entry| entry.timeouts.tunnel_idle);
     tasks::spawn(async move {
         exchange.release_snapshot();
-        if let (Ok(client), Some(server)) = (upgrade.await, body.into_raw().await) {
+        if let (Some(stay), Ok(client), Some(server)) =
+            (exchange.stay(LongLivedKind::Tunnel), upgrade.await, body.into_raw().await)
+        {
             exchange.downstream.becomes_tunnel();
-            let traffic = tunnel(TokioIo::new(client), server, idle, Rc::clone(&worker.ticker)).await;
+            let rules = TunnelRules { is_web_socket, idle, told: stay.over() };
+            let traffic = tunnel(TokioIo::new(client), server, rules, Rc::clone(&worker.ticker)).await;
             exchange.tunnelled(traffic);
         }
-        drop(exchange);
-        worker.tunnels.set(worker.tunnels.get() - 1);
     });
     Response::from_parts(parts, ReplyBody::of_tunnel())
 }

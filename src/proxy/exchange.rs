@@ -16,15 +16,16 @@ use http_body::{Body, Frame, SizeHint};
 use super::access_log::Line;
 use super::error::{Error, Kind};
 use super::identify::Identity;
+use super::long_lived::StayGuard;
 use super::{Worker, reply};
 use crate::clock::{Clock, Moment};
 use crate::headers;
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
-use crate::names::{CodeClass, Outcome, Verdict};
+use crate::names::{CodeClass, LongLivedKind, Outcome, Verdict};
 use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
-use crate::upstream::{BodyError, RequestBody, Tunnelled, UpstreamBody};
+use crate::upstream::{BodyError, End, RequestBody, Tunnelled, UpstreamBody};
 
 /// One request and its response.
 pub(super) struct Exchange {
@@ -164,6 +165,12 @@ impl Exchange {
         self.cost.map(|cost| cost.regret)
     }
 
+    /// It may last for hours now.
+    pub(super) fn stay(&self, kind: LongLivedKind) -> Option<StayGuard> {
+        let server = self.guard.as_ref()?.state();
+        Some(self.worker.long_lived.enter(kind, server))
+    }
+
     /// The worker that serves it.
     pub(super) fn worker(&self) -> Rc<Worker> {
         Rc::clone(&self.worker)
@@ -248,6 +255,9 @@ impl Exchange {
 
     pub(super) fn tunnelled(&mut self, traffic: Tunnelled) {
         self.bytes_out += traffic.to_client;
+        if traffic.end == End::Told {
+            self.error = Some(DRAINED);
+        }
     }
 
     fn settle(&mut self) {
@@ -329,7 +339,12 @@ pub struct ReplyBody {
     source: Source,
     /// Nothing for a tunnel: its record goes with the tunnel.
     exchange: Option<Box<Exchange>>,
+    /// Of an event stream, which a drain may end.
+    stay: Option<StayGuard>,
 }
+
+/// A long-lived exchange that a drain has ended, in the log.
+const DRAINED: &str = "drained";
 
 enum Source {
     Local(Option<Bytes>),
@@ -346,15 +361,24 @@ impl ReplyBody {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty() && !is_head);
-        Response::from_parts(parts, ReplyBody { source: Source::Local(bytes), exchange: Some(exchange) })
+        Response::from_parts(parts, ReplyBody { source: Source::Local(bytes), exchange: Some(exchange), stay: None })
     }
 
-    pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>) -> Self {
-        ReplyBody { source: Source::Server(body), exchange: Some(exchange) }
+    pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>, stay: Option<StayGuard>) -> Self {
+        ReplyBody { source: Source::Server(body), exchange: Some(exchange), stay }
     }
 
     pub(super) const fn of_tunnel() -> Self {
-        ReplyBody { source: Source::Local(None), exchange: None }
+        ReplyBody { source: Source::Local(None), exchange: None, stay: None }
+    }
+
+    /// Ends well for the client: a browser comes again, and says which event it has seen last.
+    fn end_early(&mut self) {
+        self.stay = None;
+        self.source = Source::Local(None);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.error = Some(DRAINED);
+        }
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -370,6 +394,9 @@ impl Body for ReplyBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let me = &mut *self;
+        if me.stay.as_ref().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
+            me.end_early();
+        }
         let polled = match &mut me.source {
             Source::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Server(body) => Pin::new(body).poll_frame(cx),

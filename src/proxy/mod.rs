@@ -15,9 +15,10 @@ mod attempt;
 mod error;
 mod exchange;
 mod identify;
+mod long_lived;
 mod reply;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -33,9 +34,10 @@ use error::{Error, Kind};
 use exchange::Exchange;
 pub use exchange::ReplyBody;
 use identify::Identity;
+use long_lived::LongLived;
 
 use crate::affinity::{Asked, Recalled};
-use crate::clock::{Clock, Ticker};
+use crate::clock::{Clock, Moment, Ticker};
 use crate::config::{Action, Route};
 use crate::headers::{self, UnsafeNames};
 use crate::listener::{Downstream, Handler};
@@ -59,8 +61,7 @@ pub struct Worker {
     random: RefCell<fastrand::Rng>,
     no_pool: Arc<PoolMetrics>,
     logs: Option<Arc<AccessLogs>>,
-    /// Exchanges that carry another protocol now.
-    tunnels: Cell<usize>,
+    long_lived: Rc<LongLived>,
 }
 
 impl Proxy {
@@ -76,12 +77,19 @@ impl Proxy {
         let snapshot = RefCell::new((runtime.generation(), Rc::new(runtime.snapshot())));
         let no_pool = runtime.metrics.pool(NO_POOL);
         let random = RefCell::new(random);
-        Proxy(Rc::new(Worker { id, runtime, snapshot, conns, ticker, random, no_pool, logs, tunnels: Cell::new(0) }))
+        let long_lived = Rc::default();
+        Proxy(Rc::new(Worker { id, runtime, snapshot, conns, ticker, random, no_pool, logs, long_lived }))
     }
 
-    /// How many exchanges carry another protocol now.
-    pub fn tunnels(&self) -> usize {
-        self.0.tunnels.get()
+    /// Ends the tunnels and event streams of servers whose drain has had its time. To be called about once a second.
+    pub fn sweep(&self, now: Moment) {
+        self.0.long_lived.sweep(now);
+    }
+
+    /// Ends all tunnels and event streams, each as its protocol has it; says how many there are.
+    pub fn end_long_lived(&self) -> usize {
+        self.0.long_lived.end_all();
+        self.0.long_lived.count()
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::reload::Runtime;
 use crate::clock::Clock;
 use crate::metrics::{LiveGauges, LiveState};
-use crate::names::ServerCondition;
+use crate::names::{LongLivedKind, ServerCondition};
 use crate::pool::{ServerState, Wish};
 
 impl LiveState for Runtime {
@@ -34,6 +35,10 @@ impl LiveState for Runtime {
                 if server.state.wishes.effective() == Wish::Drain {
                     let remaining = server.countdown(now, entry.session_window).remaining;
                     gauges.drain_remaining(&entry.pool.name, name, remaining);
+                }
+                for kind in LongLivedKind::ALL {
+                    let count = server.state.long_lived[kind.index()].load(Ordering::Relaxed);
+                    gauges.long_lived(&entry.pool.name, name, *kind, count);
                 }
                 gauges.queue_length(&entry.pool.name, name, server.state.waiting());
                 gauges.upstream_connections(&entry.pool.name, name, &server.state.metrics);

@@ -8,6 +8,7 @@
 mod body;
 mod connect;
 mod conns;
+mod frames;
 mod response;
 mod send;
 mod tunnel;
@@ -23,7 +24,7 @@ pub use connect::{ConnectError, Io, connect};
 pub use conns::{Connection, Conns};
 pub use response::{BodyError, Raw, UpstreamBody};
 pub use send::{FailureKind, SendFailure, TimeLimits};
-pub use tunnel::{Tunnelled, tunnel};
+pub use tunnel::{End, TunnelRules, Tunnelled, tunnel};
 
 use parking_lot::RwLock;
 

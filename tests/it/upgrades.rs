@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::client::{block_on, raw};
 use crate::support::origin::Speaks;
-use crate::support::{Origin, Proxy, eventually, plain};
+use crate::support::{Client, Origin, Proxy, eventually, plain};
 
 async fn open(
     address: std::net::SocketAddr,
@@ -36,7 +36,7 @@ fn a_web_socket_echoes_is_pinned_and_counts_as_load() {
             socket.send(message.clone()).await.map_err(|error| error.to_string())?;
             assert_eq!(socket.next().await.unwrap().map_err(|error| error.to_string())?, message);
         }
-        assert_eq!(in_flight(&proxy).await, 1.0);
+        assert_eq!(elsewhere(|| proxy.metric("steadfast_in_flight", &[])), 1.0);
         socket.close(None).await.map_err(|error| error.to_string())
     })
     .unwrap();
@@ -87,6 +87,84 @@ fn a_silent_tunnel_ends_at_its_time() {
 }
 
 /// The kit's client blocks, and may not on a thread that runs tasks.
-async fn in_flight(proxy: &Proxy) -> f64 {
-    std::thread::scope(|scope| scope.spawn(|| proxy.metric("steadfast_in_flight", &[])).join().unwrap())
+fn elsewhere<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(act).join().unwrap())
+}
+
+/// What a WebSocket gets until it ends: the messages, and the code of its Close.
+async fn until_closed(socket: &mut WebSocketStream<tokio::net::TcpStream>) -> Result<(usize, Option<u16>), String> {
+    let mut messages = 0;
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Close(close))) => return Ok((messages, close.map(|close| close.code.into()))),
+            Some(Ok(_)) => messages += 1,
+            Some(Err(error)) => return Err(format!("after {messages} messages: {error}")),
+            None => return Ok((messages, None)),
+        }
+    }
+}
+
+#[test]
+fn at_a_drains_deadline_web_sockets_and_event_streams_end_as_they_should() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], ""));
+    let address = proxy.address("main");
+    let events =
+        std::thread::spawn(move || raw(address, b"GET /events HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    block_on(async {
+        let (mut silent, _) = open(address, None).await?;
+        let (mut busy, _) = open(address, None).await?;
+        elsewhere(|| {
+            let shown = |kind: &str| proxy.metric("steadfast_long_lived", &[&format!("kind=\"{kind}\"")]);
+            eventually("they are shown", || (shown("tunnel"), shown("event_stream")) == (2.0, 1.0));
+            let pool = proxy.admin("/api/v1/pools/shop").unwrap();
+            assert!(pool.contains("\"long_lived\":{\"tunnel\":2,\"event_stream\":1}"), "{pool}");
+        });
+        // In the middle of messages of many frames' length, which the client is slow to read.
+        for _ in 0..8 {
+            busy.feed(Message::binary(vec![7; 300_000])).await.map_err(|error| error.to_string())?;
+        }
+        let sending = busy.flush();
+        elsewhere(|| drain(&proxy, "1ms"));
+        let _ = sending.await;
+        assert_eq!(until_closed(&mut silent).await?, (0, Some(1001)));
+        let (messages, code) = until_closed(&mut busy).await?;
+        assert!(messages <= 8 && code == Some(1001), "whole messages, then the Close: {messages}, {code:?}");
+        Ok(())
+    })
+    .unwrap();
+    eventually("the server was told as well", || origin.goodbyes() == [1001, 1001]);
+    let events = events.join().unwrap();
+    assert!(events.contains("data: 0") && events.ends_with("\r\n0\r\n\r\n<closed>"), "the body is whole: {events}");
+    eventually("it is safe to stop", || {
+        proxy.admin("/api/v1/pools/shop").is_some_and(|pool| pool.contains("\"safe_to_stop\":true"))
+    });
+    let drained = || proxy.access_log().iter().filter(|line| line["error"] == "drained").count();
+    eventually("the log says why", || drained() == 3);
+}
+
+#[test]
+fn a_web_socket_outlives_a_drain_without_a_deadline_and_a_shutdown_says_goodbye() {
+    let origin = Origin::start("a");
+    let process = "[process]\nworkers = 2\nmax_connections = 100\nshutdown_grace = \"500ms\"\n";
+    let mut proxy = Proxy::start(&format!("{process}{}", plain(&[&origin], "")));
+    block_on(async {
+        let (mut socket, _) = open(proxy.address("main"), None).await?;
+        elsewhere(|| drain(&proxy, "1h"));
+        for _ in 0..3 {
+            socket.send(Message::text("still here")).await.map_err(|error| error.to_string())?;
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+        }
+        proxy.signal("TERM");
+        assert_eq!(until_closed(&mut socket).await?, (0, Some(1001)));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn drain(proxy: &Proxy, deadline: &str) {
+    let mut admin = Client::plain(proxy.admin_address()).header("Content-Type", "application/json");
+    let reply = admin.post("/api/v1/pools/shop/servers/a/drain", format!("{{\"deadline\":\"{deadline}\"}}"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
 }

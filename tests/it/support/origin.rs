@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -49,6 +50,8 @@ struct Shared {
     feels: Mutex<String>,
     /// Closes every connection after its first answer, without saying so.
     closes: AtomicBool,
+    /// The codes of the Closes that WebSockets were given.
+    goodbyes: Arc<Mutex<Vec<u16>>>,
 }
 
 /// A server on a thread of its own; dropped, it is gone with all its connections.
@@ -163,6 +166,11 @@ impl Origin {
     /// Its own word on probes; empty for none.
     pub fn feel(&self, word: &str) {
         *self.shared.feels.lock().unwrap() = word.to_owned();
+    }
+
+    /// The codes of the Closes that its WebSockets were given.
+    pub fn goodbyes(&self) -> Vec<u16> {
+        self.shared.goodbyes.lock().unwrap().clone()
     }
 
     pub fn close_after_each_answer(&self) {
@@ -339,7 +347,7 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
             "keep-alive",
             "timeout=9",
         ),
-        "ws" => web_socket(&parts.headers, upgrade, name),
+        "ws" => web_socket(&parts.headers, upgrade, name, Arc::clone(&shared.goodbyes)),
         "switch" => {
             let mut answer = reply(101, name, full(""));
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -380,7 +388,12 @@ fn with(mut answer: Answer, name: &'static str, value: &'static str) -> Answer {
     answer
 }
 
-fn web_socket(headers: &HeaderMap, upgrade: Option<hyper::upgrade::OnUpgrade>, name: &str) -> Answer {
+fn web_socket(
+    headers: &HeaderMap,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    name: &str,
+    goodbyes: Arc<Mutex<Vec<u16>>>,
+) -> Answer {
     let (Some(key), Some(upgrade)) = (headers.get(header::SEC_WEBSOCKET_KEY), upgrade) else {
         return reply(400, name, full("no web socket"));
     };
@@ -389,6 +402,9 @@ fn web_socket(headers: &HeaderMap, upgrade: Option<hyper::upgrade::OnUpgrade>, n
         let upgraded = TokioIo::new(upgrade.await.unwrap());
         let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
+            if let Message::Close(Some(close)) = &message {
+                goodbyes.lock().unwrap().push(close.code.into());
+            }
             if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
                 return;
             }

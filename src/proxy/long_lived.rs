@@ -1,0 +1,99 @@
+//! Exchanges that may last for hours: tunnels and event streams. They are shown, and a drain's deadline ends them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+
+use crate::clock::Moment;
+use crate::names::LongLivedKind;
+use crate::pool::ServerState;
+
+/// The long-lived exchanges of one worker.
+#[derive(Default)]
+pub(super) struct LongLived {
+    under_way: RefCell<HashMap<u64, Rc<Stay>>>,
+    entered: Cell<u64>,
+}
+
+/// One long-lived exchange.
+struct Stay {
+    server: Arc<ServerState>,
+    is_over: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Stay {
+    fn end(&self) {
+        self.is_over.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl LongLived {
+    /// Notes one more, for as long as the guard lives.
+    pub(super) fn enter(self: &Rc<Self>, kind: LongLivedKind, server: &Arc<ServerState>) -> StayGuard {
+        server.long_lived[kind.index()].fetch_add(1, Ordering::Relaxed);
+        let stay = Rc::new(Stay { server: Arc::clone(server), is_over: Cell::new(false), waker: RefCell::new(None) });
+        let id = self.entered.get();
+        self.entered.set(id + 1);
+        self.under_way.borrow_mut().insert(id, Rc::clone(&stay));
+        StayGuard { long_lived: Rc::clone(self), id, kind, stay }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.under_way.borrow().len()
+    }
+
+    /// Ends those on servers whose drain has had its time.
+    pub(super) fn sweep(&self, now: Moment) {
+        let under_way = self.under_way.borrow();
+        let late = |stay: &&Rc<Stay>| !stay.is_over.get() && stay.server.wishes.is_drained(now);
+        // Wakers run later, on the worker's own queue, so the borrow ends before any task does.
+        under_way.values().filter(late).for_each(|stay| stay.end());
+    }
+
+    /// Ends all.
+    pub(super) fn end_all(&self) {
+        self.under_way.borrow().values().for_each(|stay| stay.end());
+    }
+}
+
+/// A long-lived exchange under way.
+pub(super) struct StayGuard {
+    long_lived: Rc<LongLived>,
+    id: u64,
+    kind: LongLivedKind,
+    stay: Rc<Stay>,
+}
+
+impl StayGuard {
+    /// Ready when the exchange is to end; else the task is woken when it is.
+    pub(super) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stay.is_over.get() {
+            return Poll::Ready(());
+        }
+        let mut waker = self.stay.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits until the exchange is to end.
+    pub(super) async fn over(&self) {
+        poll_fn(|cx| self.poll_over(cx)).await;
+    }
+}
+
+impl Drop for StayGuard {
+    fn drop(&mut self) {
+        self.stay.server.long_lived[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
+        self.long_lived.under_way.borrow_mut().remove(&self.id);
+    }
+}
