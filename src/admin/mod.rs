@@ -1,6 +1,8 @@
 //! The admin surface: metrics, health and the operator's hands, on an address that clients do not reach.
 
 mod api;
+mod describe;
+mod explain;
 
 use std::convert::Infallible;
 use std::io;
