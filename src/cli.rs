@@ -59,6 +59,12 @@ enum Command {
         /// The admin address itself: ADDRESS:PORT or unix:PATH
         #[arg(long, value_name = "ADDR", conflicts_with = "config")]
         address: Option<String>,
+        /// The admin token, or file:PATH or env:NAME of it; default: as the configuration says
+        #[arg(long, value_name = "SECRET")]
+        token: Option<String>,
+        /// Authorities of the certificate at an https address, in PEM form; default: the system's
+        #[arg(long, value_name = "FILE", requires = "address")]
+        ca: Option<PathBuf>,
         /// Print what the API answers
         #[arg(long)]
         json: bool,
@@ -135,7 +141,10 @@ pub fn main() -> ExitCode {
             finish(demo::run(port))
         }
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
-        Command::Ctl { config, address, json, action } => control(config, address.as_deref(), json, action),
+        Command::Ctl { config, address, token, ca, json, action } => {
+            let given = ctl::Given { address: address.as_deref(), config, token: token.as_deref(), ca: ca.as_deref() };
+            control(given, json, action)
+        }
         Command::Key => print(&format!("{}\n", *RingKey::from_secret(random_secret()).to_line())),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Completions { shell } => {
@@ -180,16 +189,15 @@ fn config_path(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     found.ok_or_else(|| complain("steadfast: no configuration: neither ./steadfast.toml nor /etc/steadfast/steadfast.toml exists; name one with --config", USAGE))
 }
 
-fn control(config: Option<PathBuf>, address: Option<&str>, json: bool, action: CtlAction) -> ExitCode {
-    let config = match address {
-        Some(_) => None,
-        None => match config_path(config) {
+fn control(mut given: ctl::Given<'_>, json: bool, action: CtlAction) -> ExitCode {
+    if given.address.is_none() {
+        given.config = match config_path(given.config) {
             Ok(path) => Some(path),
             Err(status) => return status,
-        },
-    };
-    let address = match ctl::address(address, config) {
-        Ok(address) => address,
+        };
+    }
+    let contact = match ctl::contact(given) {
+        Ok(contact) => contact,
         Err(message) => return complain(&format!("steadfast: {message}"), USAGE),
     };
     let action = match action {
@@ -202,7 +210,7 @@ fn control(config: Option<PathBuf>, address: Option<&str>, json: bool, action: C
         CtlAction::Reload => ctl::Action::Reload,
         CtlAction::Explain { cookie } => ctl::Action::Explain(cookie),
     };
-    match ctl::run(&address, action, json) {
+    match ctl::run(&contact, action, json) {
         Ok(text) => print(&text),
         Err(error) => finish(Err(error)),
     }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,13 +10,17 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::LocalSet;
+use tokio_rustls::TlsConnector;
 
 use crate::config::AdminAddress;
+use crate::routing::Authority;
 use crate::tasks;
+use crate::tls::{self, ClientConfig, ClientSettings, ServerName};
 
 /// What is asked of the proxy.
 pub enum Action {
@@ -64,18 +69,18 @@ pub enum CtlError {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks, and gives what is to be printed.
-pub fn run(address: &AdminAddress, action: Action, as_json: bool) -> Result<String, CtlError> {
+pub fn run(contact: &Contact, action: Action, as_json: bool) -> Result<String, CtlError> {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let executor = executor.map_err(|error| CtlError::Protocol(error.to_string()))?;
     LocalSet::new().block_on(&executor, async {
         let (method, path, body) = request_of(&action);
-        let answer = tokio::time::timeout(PATIENCE, call(address, method, &path, body)).await;
+        let answer = tokio::time::timeout(PATIENCE, call(contact, method, &path, body)).await;
         let (status, value) = answer.map_err(|_| CtlError::Protocol("no answer in time".to_owned()))??;
         if !status.is_success() {
             return Err(CtlError::Refused(refusal(&value)));
         }
         let value = match &action {
-            Action::Drain { server, wait: true, .. } => wait_until_safe(address, server).await?,
+            Action::Drain { server, wait: true, .. } => wait_until_safe(contact, server).await?,
             _ => value,
         };
         Ok(if as_json { format!("{value:#}\n") } else { for_people(&action, &value) })
@@ -83,10 +88,10 @@ pub fn run(address: &AdminAddress, action: Action, as_json: bool) -> Result<Stri
 }
 
 /// Asks until the server has no session and no exchange left. On a terminal it says how far that is.
-async fn wait_until_safe(address: &AdminAddress, at: &ServerRef) -> Result<Value, CtlError> {
+async fn wait_until_safe(contact: &Contact, at: &ServerRef) -> Result<Value, CtlError> {
     let path = format!("/api/v1/pools/{}", encode(&at.pool));
     loop {
-        let answer = tokio::time::timeout(PATIENCE, call(address, Method::GET, &path, None)).await;
+        let answer = tokio::time::timeout(PATIENCE, call(contact, Method::GET, &path, None)).await;
         let (status, pool) = answer.map_err(|_| CtlError::Protocol("no answer in time".to_owned()))??;
         if !status.is_success() {
             return Err(CtlError::Refused(refusal(&pool)));
@@ -140,35 +145,44 @@ fn request_of(action: &Action) -> (Method, String, Option<Value>) {
 }
 
 async fn call(
-    address: &AdminAddress,
+    contact: &Contact,
     method: Method,
     path: &str,
     body: Option<Value>,
 ) -> Result<(StatusCode, Value), CtlError> {
-    let unreachable = |error| CtlError::Unreachable(address.to_string(), error);
-    match address {
-        AdminAddress::Tcp(tcp) => {
-            let stream = TcpStream::connect(tcp).await.map_err(unreachable)?;
-            exchange(stream, &tcp.to_string(), method, path, body).await
-        }
-        AdminAddress::Unix(socket) => {
+    let unreachable = |error| CtlError::Unreachable(contact.place.to_string(), error);
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(token) = &contact.token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    match &contact.place {
+        Place::Unix(socket) => {
             let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-            exchange(stream, "localhost", method, path, body).await
+            exchange(stream, request.header(header::HOST, "localhost"), body).await
+        }
+        Place::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+            let request = request.header(header::HOST, address);
+            match &contact.tls {
+                None => exchange(stream, request, body).await,
+                Some((name, config)) => {
+                    let connector = TlsConnector::from(Arc::clone(config));
+                    let stream = connector.connect(name.clone(), stream).await.map_err(unreachable)?;
+                    exchange(stream, request, body).await
+                }
+            }
         }
     }
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    host: &str,
-    method: Method,
-    path: &str,
+    mut request: http::request::Builder,
     body: Option<Value>,
 ) -> Result<(StatusCode, Value), CtlError> {
     let protocol = |error: &dyn std::fmt::Display| CtlError::Protocol(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| protocol(&error))?;
     let _connection = tasks::Owned::spawn(async move { drop(connection.await) });
-    let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
@@ -236,8 +250,20 @@ fn status(pools: &Value) -> String {
     pools.as_array().into_iter().flatten().map(line).collect()
 }
 
-const COLUMNS: [&str; 10] =
-    ["pool", "server", "address", "state", "newcomers", "weight", "sessions", "in flight", "waiting", "latency"];
+const COLUMNS: [&str; 12] = [
+    "pool",
+    "server",
+    "address",
+    "state",
+    "newcomers",
+    "weight",
+    "sessions",
+    "req/s",
+    "in flight",
+    "long-lived",
+    "waiting",
+    "latency",
+];
 
 /// A line per server, in columns.
 fn table(pools: &Value) -> String {
@@ -253,7 +279,15 @@ fn table(pools: &Value) -> String {
                 text("newcomers"),
                 server["weight"].to_string(),
                 server["sessions"].to_string(),
+                format!("{:.1}", server["requests_per_second"].as_f64().unwrap_or_default()),
                 server["in_flight"].to_string(),
+                server["long_lived"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|(_, count)| count.as_u64())
+                    .sum::<u64>()
+                    .to_string(),
                 server["waiting"].to_string(),
                 format!("{} ms", server["latency_ms"]),
             ]);
@@ -261,7 +295,7 @@ fn table(pools: &Value) -> String {
     }
     let widths: Vec<usize> =
         (0..COLUMNS.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 10]| {
+    let line = |row: &[String; 12]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
@@ -289,17 +323,103 @@ fn explanation(value: &Value) -> String {
     )
 }
 
-/// The admin address: as given, or as the file says.
-pub fn address(given: Option<&str>, config: Option<PathBuf>) -> Result<AdminAddress, String> {
-    if let Some(text) = given {
-        return match text.strip_prefix("unix:") {
-            Some(path) => Ok(AdminAddress::Unix(path.into())),
-            None => text
-                .parse()
-                .map(AdminAddress::Tcp)
-                .map_err(|_| format!("\"{text}\" is no address: ADDRESS:PORT or unix:PATH")),
-        };
+/// Where the admin surface is, and how it is spoken to.
+pub struct Contact {
+    place: Place,
+    token: Option<String>,
+    tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+}
+
+enum Place {
+    /// An address, or a name to be resolved, with its port.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Tcp(address) => out.write_str(address),
+            Place::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
     }
-    let path = config.as_deref().unwrap_or(Path::new("steadfast.toml"));
-    crate::config::admin_address(path).map_err(|error| error.to_string())
+}
+
+/// What the command line says of it.
+#[derive(Default)]
+pub struct Given<'a> {
+    pub address: Option<&'a str>,
+    pub config: Option<PathBuf>,
+    /// The token, or `file:PATH` or `env:NAME` of it.
+    pub token: Option<&'a str>,
+    /// Authorities of its certificate, in PEM form.
+    pub ca: Option<&'a Path>,
+}
+
+/// How the admin surface is reached: as given, or as the file says.
+pub fn contact(given: Given<'_>) -> Result<Contact, String> {
+    let token = given.token.map(read_token).transpose()?;
+    let contact = match given.address {
+        Some(text) => at_address(text, given.ca)?,
+        None => of_file(given.config.as_deref().unwrap_or(Path::new("steadfast.toml")))?,
+    };
+    Ok(Contact { token: token.or(contact.token), ..contact })
+}
+
+fn read_token(text: &str) -> Result<String, String> {
+    if let Some(path) = text.strip_prefix("file:") {
+        let read = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"));
+        return Ok(read?.trim().to_owned());
+    }
+    match text.strip_prefix("env:") {
+        Some(name) => std::env::var(name).map_err(|error| format!("environment variable {name}: {error}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn at_address(text: &str, ca: Option<&Path>) -> Result<Contact, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Contact { place: Place::Unix(path.into()), token: None, tls: None });
+    }
+    let (https, address) = match text.split_once("://") {
+        Some(("https", rest)) => (true, rest),
+        Some(("http", rest)) => (false, rest),
+        _ => (false, text),
+    };
+    let authority = Authority::parse(address.trim_end_matches('/')).filter(|authority| authority.port.is_some());
+    let wrong = || format!("\"{text}\" is no address: HOST:PORT, https://HOST:PORT or unix:PATH");
+    let authority = authority.ok_or_else(wrong)?;
+    let host = authority.host.trim_matches(['[', ']']).to_owned();
+    let tls = https.then(|| tls_to(host, ca.map(authorities).transpose()?.unwrap_or_default())).transpose()?;
+    Ok(Contact { place: Place::Tcp(address.trim_end_matches('/').to_owned()), token: None, tls })
+}
+
+/// The file names the very certificate: no other is believed, and its names do not matter.
+fn of_file(path: &Path) -> Result<Contact, String> {
+    let known = crate::config::admin_contact(path).map_err(|error| error.to_string())?;
+    let place = match known.address {
+        AdminAddress::Unix(path) => Place::Unix(path),
+        // Where it listens everywhere, it is here as well.
+        AdminAddress::Tcp(at) if at.ip().is_unspecified() => Place::Tcp(format!("localhost:{}", at.port())),
+        AdminAddress::Tcp(at) => Place::Tcp(at.to_string()),
+    };
+    let tls = known.certificate.map(|path| {
+        let leaf = authorities(&path)?.swap_remove(0);
+        let config = tls::client_of_one(leaf).map_err(|error| error.to_string())?;
+        let anything = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
+        Ok::<_, String>((anything, config))
+    });
+    Ok(Contact { place, token: known.token, tls: tls.transpose()? })
+}
+
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    tls::certificates_from_pem(&pem, &path.display().to_string()).map_err(|error| error.to_string())
+}
+
+fn tls_to(name: String, ca: Vec<CertificateDer<'static>>) -> Result<(ServerName<'static>, Arc<ClientConfig>), String> {
+    let settings = ClientSettings { verify: true, ca, http2: false };
+    let config = tls::client_config(&settings).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(name.clone()).map_err(|_| format!("\"{name}\" is no name of a certificate"))?;
+    Ok((name, config))
 }

@@ -6,7 +6,7 @@
 //! one use leaks tells nothing about another. Sealing is AES-256-GCM-SIV (RFC 8452), which tolerates a repeated nonce.
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{digest, hkdf, hmac};
+use aws_lc_rs::{constant_time, digest, hkdf, hmac};
 use data_encoding::BASE64URL_NOPAD;
 use zeroize::Zeroizing;
 
@@ -115,6 +115,37 @@ impl KeyRing {
             (key.id, aead.expect("a 32-byte key is what AES-256 takes"))
         });
         Sealer { keys: keys.collect() }
+    }
+}
+
+/// A secret word that somebody has to know. Only its SHA-256 is kept.
+pub struct Token([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl Token {
+    /// What can be guessed is no secret: the fewest bytes of a token.
+    pub const FEWEST_BYTES: usize = 16;
+
+    /// A token; nothing when it is too short.
+    pub fn new(word: &[u8]) -> Option<Self> {
+        (word.len() >= Self::FEWEST_BYTES).then(|| Token(Self::digest(word)))
+    }
+
+    fn digest(word: &[u8]) -> [u8; digest::SHA256_OUTPUT_LEN] {
+        let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, word).as_ref());
+        bytes
+    }
+
+    /// Whether this is the word; the time it takes tells nothing.
+    pub fn is(&self, given: &[u8]) -> bool {
+        constant_time::verify_slices_are_equal(&self.0, &Self::digest(given)).is_ok()
+    }
+
+    /// What tells this token from another, and not what it is.
+    pub fn name(&self) -> [u8; 8] {
+        let mut name = [0; 8];
+        name.copy_from_slice(&Self::digest(&self.0)[..8]);
+        name
     }
 }
 

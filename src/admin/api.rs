@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::explain::explain;
-use super::{ReloadRequest, describe, problem, reply};
+use super::{ReloadRequest, Reply, describe, problem, reply};
 use crate::clock::Clock;
 use crate::config::parse_duration;
 use crate::pool::{Server, Wish};
@@ -34,13 +34,21 @@ pub(super) async fn answer(
     runtime: &Arc<Runtime>,
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Reply {
     match call(runtime, reloads, request).await {
         Ok(value) => reply(StatusCode::OK, "application/json", format!("{value}\n")),
-        Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, problems)) => {
-            reply(StatusCode::UNPROCESSABLE_ENTITY, "application/problem+json", problems)
+        Err(refusal) => refusal.into(),
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal(StatusCode::UNPROCESSABLE_ENTITY, problems) => {
+                reply(StatusCode::UNPROCESSABLE_ENTITY, "application/problem+json", problems)
+            }
+            Refusal(status, why) => problem(status, &why),
         }
-        Err(Refusal(status, why)) => problem(status, &why),
     }
 }
 
@@ -83,7 +91,7 @@ fn server_of<'p>(entry: &'p PoolEntry, name: &str) -> Result<&'p Server, Refusal
 }
 
 /// The JSON object of a request's body; an empty one when there is none.
-async fn body_of(request: Request<Incoming>) -> Result<Value, Refusal> {
+pub(super) async fn body_of(request: Request<Incoming>) -> Result<Value, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
     let collected = Limited::new(request.into_body(), MOST_BODY_BYTES).collect().await;
     let bytes = collected.map_err(|_| refuse(StatusCode::BAD_REQUEST, "The body cannot be read."))?.to_bytes();

@@ -8,7 +8,13 @@ use crate::clock::{Clock, Moment};
 use crate::imbalance::Measures;
 use crate::names::{Ineligible, LongLivedKind};
 use crate::pool::{Imbalance, Server, Wish};
-use crate::runtime::{PoolEntry, condition};
+use crate::runtime::{PoolEntry, Snapshot, condition};
+
+/// All that there is, and when.
+pub(super) fn everything(snapshot: &Snapshot) -> Value {
+    let time = Clock::wall(Clock::now()).0 as f64 / 1e6;
+    json!({ "time": time, "pools": snapshot.pools.iter().map(pool).collect::<Value>() })
+}
 
 pub(super) fn pool(entry: &PoolEntry) -> Value {
     let now = Clock::now();

@@ -1,12 +1,13 @@
 //! The admin surface: metrics, health and the operator's hands, on an address that clients do not reach.
 
+mod access;
 mod api;
 mod describe;
 mod explain;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,25 +16,32 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
 
+use crate::clock::Clock;
 use crate::config::AdminAddress;
 use crate::metrics;
-use crate::routing::Authority;
 use crate::runtime::Runtime;
 use crate::tasks;
+use crate::tls::Names;
 
 /// Connections served at once, per address: scrapes and people, no crowds.
 const MOST_CONNECTIONS: usize = 64;
+/// Dashboards and other readers of the stream, among them.
+const MOST_STREAMS: usize = 32;
+/// For a TLS handshake, and for a request's head.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bound address of the admin surface.
 pub enum Socket {
@@ -89,6 +97,8 @@ struct Surface {
     reloads: Option<mpsc::Sender<ReloadRequest>>,
     registry: Registry,
     places: tokio::sync::Semaphore,
+    /// Places of event streams among them: whoever forgets a dashboard must not shut out the others.
+    streams: Arc<tokio::sync::Semaphore>,
 }
 
 /// Serves one address for as long as the future is polled. With someone to ask for reloads it is the operator's, else it
@@ -99,12 +109,13 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
         Err(error) => return tracing::error!(%error, "metrics cannot be registered"),
     };
     let places = tokio::sync::Semaphore::new(MOST_CONNECTIONS);
-    let surface = Rc::new(Surface { runtime, registry, reloads, places });
+    let streams = Arc::new(tokio::sync::Semaphore::new(MOST_STREAMS));
+    let surface = Rc::new(Surface { runtime, registry, reloads, places, streams });
     let ended = match socket {
         Socket::Tcp(listener) => match TcpListener::from_std(listener) {
             Ok(listener) => loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => open(&surface, stream),
+                    Ok((stream, _)) => open_tcp(&surface, stream),
                     Err(error) => pause(&error).await,
                 }
             },
@@ -113,7 +124,14 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
         Socket::Unix(listener, _) => match UnixListener::from_std(listener) {
             Ok(listener) => loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => open(&surface, stream),
+                    Ok((stream, _)) => {
+                        let surface = Rc::clone(&surface);
+                        // The connection ends by the client, or by the header timeout.
+                        tasks::spawn(async move {
+                            let Ok(_place) = surface.places.try_acquire() else { return };
+                            surface.speak(stream, None, None).await;
+                        });
+                    }
                     Err(error) => pause(&error).await,
                 }
             },
@@ -128,35 +146,60 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn open(surface: &Rc<Surface>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+fn open_tcp(surface: &Rc<Surface>, stream: TcpStream) {
     let surface = Rc::clone(surface);
-    // The connection ends by the client, or by the header timeout.
+    // The connection ends by the client, or by one of the timeouts.
     tasks::spawn(async move {
         let Ok(_place) = surface.places.try_acquire() else { return };
-        let service = service_fn(|request| {
-            let surface = Rc::clone(&surface);
-            async move { Ok::<_, Infallible>(surface.answer(request).await) }
-        });
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        let local = stream.local_addr().ok().map(|address| address.ip());
+        let snapshot = surface.runtime.snapshot();
+        let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| surface.reloads.is_some()) else {
+            return surface.speak(stream, local, None).await;
+        };
+        let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, accepting).await else { return };
+        let names = tls.facts(stream.get_ref().1).names;
+        drop(snapshot);
+        surface.speak(stream, local, Some(names)).await;
     });
 }
 
 impl Surface {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn speak(
+        self: &Rc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        local: Option<IpAddr>,
+        names: Option<Arc<Names>>,
+    ) {
+        let service = service_fn(|request| {
+            let (surface, names) = (Rc::clone(self), names.clone());
+            async move { Ok::<_, Infallible>(surface.answer(request, local, names.as_deref()).await) }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, local: Option<IpAddr>, names: Option<&Names>) -> Reply {
+        let path = request.uri().path();
         if let Some(reloads) = &self.reloads {
-            if let Err(why) = check_origin(&request) {
+            if let Err(why) = access::check_origin(&request, local, names) {
                 return problem(StatusCode::FORBIDDEN, why);
             }
-            if request.uri().path().starts_with(api::PREFIX) {
-                return api::answer(&self.runtime, reloads, request).await;
+            if !is_for_anybody(request.method(), path) && !self.is_let_in(&request) {
+                return refuse_entry();
+            }
+            match (request.method(), path) {
+                (&Method::GET, "/api/v1/stream") => return self.stream(),
+                (&Method::POST, LOGIN) => return self.login(request).await,
+                _ if path.starts_with(api::PREFIX) => return api::answer(&self.runtime, reloads, request).await,
+                _ => {}
             }
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return problem(StatusCode::METHOD_NOT_ALLOWED, "Only GET is served here.");
         }
-        match request.uri().path() {
+        match path {
             "/metrics" => match metrics::encode(&self.registry) {
                 Ok(text) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
                 Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -167,39 +210,81 @@ impl Surface {
             _ => problem(StatusCode::NOT_FOUND, "There is /metrics, /healthz, /readyz, and the API under /api/v1/."),
         }
     }
-}
 
-/// A page must not drive this surface: not by a name that it rebinds to us, and not from another origin.
-fn check_origin(request: &Request<Incoming>) -> Result<(), &'static str> {
-    let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("unreadable"));
-    let host = text(header::HOST);
-    if host.is_some_and(|host| !is_local(host)) {
-        return Err("The Host of the request is not this address.");
+    /// Whether there is no token, or the request shows it.
+    fn is_let_in(&self, request: &Request<Incoming>) -> bool {
+        let snapshot = self.runtime.snapshot();
+        let now = Clock::wall(Clock::now());
+        let let_in = |token| access::is_let_in(request.headers(), token, &snapshot.admin_logins, now);
+        let is_let_in = snapshot.admin.token.as_ref().is_none_or(let_in);
+        if !is_let_in {
+            self.runtime.metrics.entry_refused();
+        }
+        is_let_in
     }
-    let safe = request.method() == Method::GET || request.method() == Method::HEAD;
-    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
-    if !safe && text(header::ORIGIN).is_some_and(|origin| !own(origin)) {
-        return Err("The request comes from another origin.");
+
+    /// Trades the token for a cookie.
+    async fn login(&self, request: Request<Incoming>) -> Reply {
+        let body = match api::body_of(request).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal.into(),
+        };
+        let snapshot = self.runtime.snapshot();
+        let Some(token) = &snapshot.admin.token else {
+            return problem(StatusCode::NOT_FOUND, "There is no token, and nothing to log in to.");
+        };
+        let given = body.get("token").and_then(Value::as_str).unwrap_or_default();
+        if !token.is(given.as_bytes()) {
+            self.runtime.metrics.entry_refused();
+            return refuse_entry();
+        }
+        let mut response = reply(StatusCode::OK, "application/json", "{\"logged_in\":true}\n");
+        let cookie = access::login_cookie(token, &snapshot.admin_logins, Clock::wall(Clock::now()));
+        response.headers_mut().extend(cookie.map(|cookie| (header::SET_COOKIE, cookie)));
+        response
     }
-    Ok(())
+
+    /// One snapshot a second, for as long as the client stays.
+    fn stream(&self) -> Reply {
+        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open; close one.");
+        };
+        let ticks = tokio::time::interval(Duration::from_secs(1));
+        let events = futures_util::stream::unfold((ticks, Arc::clone(&self.runtime), place), |mut state| async move {
+            state.0.tick().await;
+            let event = format!("data: {}\n\n", describe::everything(&state.1.snapshot()));
+            Some((Ok(Frame::data(Bytes::from(event))), state))
+        });
+        let mut response = reply(StatusCode::OK, "text/event-stream", "");
+        *response.body_mut() = StreamBody::new(events).boxed_unsync();
+        response
+    }
 }
 
-/// A loopback literal, or localhost.
-fn is_local(host: &str) -> bool {
-    let Some(authority) = Authority::parse(host) else { return false };
-    let address = authority.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    authority.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+const LOGIN: &str = "/api/v1/login";
+
+/// Health is for balancers and supervisors, which know no token; and who logs in does not have the cookie yet.
+fn is_for_anybody(method: &Method, path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz") || (method == Method::POST && path == LOGIN)
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn refuse_entry() -> Reply {
+    let mut response = problem(StatusCode::UNAUTHORIZED, "Show the admin token: `Authorization: Bearer TOKEN`.");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"steadfast\""));
+    response
+}
+
+type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+fn problem(status: StatusCode, detail: &str) -> Reply {
     let title = status.canonical_reason().unwrap_or("Error");
     let body = serde_json::json!({ "title": title, "status": status.as_u16(), "detail": detail });
     reply(status, "application/problem+json", body.to_string())

@@ -98,6 +98,16 @@ fn resolve_tls(context: &Context<'_>, section: &Section<'_>) -> Option<tls::Sett
     })
 }
 
+/// TLS with one certificate and no client certificates.
+pub(super) fn simple_tls(context: &Context<'_>, section: &Section<'_>) -> Option<tls::Settings> {
+    Some(tls::Settings {
+        certificates: vec![certificate(context, section)?],
+        min_version: MinVersion::Tls12,
+        client_ca: Vec::new(),
+        client_auth: ClientAuth::Required,
+    })
+}
+
 fn certificate(context: &Context<'_>, section: &Section<'_>) -> Option<Arc<Certificate>> {
     let (cert, key) = (section.text("cert")?, section.text("key")?);
     let loaded = tls::load(&context.path(&cert.value), &context.path(&key.value));

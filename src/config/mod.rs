@@ -24,8 +24,8 @@ pub use document::{parse_duration, parse_size};
 pub use problem::{Problem, Problems, Report, Severity};
 pub use schema::schema;
 pub use settings::{
-    AccessLog, Action, Admin, AdminAddress, Configuration, HeaderChanges, Listener, PoolSettings, Process, Retry,
-    Route, RouteRate, ServerEntry, Timeouts,
+    AccessLog, Action, Admin, AdminAddress, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings,
+    Process, Retry, Route, RouteRate, ServerEntry, Timeouts,
 };
 
 /// A configuration that can be used, and what was noticed on the way.
@@ -50,15 +50,15 @@ pub fn load(path: &Path, known_hosts: &HashSet<String>) -> Result<Loaded, LoadEr
     parse(path, source, known_hosts).map_err(LoadError::Problems)
 }
 
-/// Only the admin address of a file: whoever wants to talk to a proxy need not be able to read its keys.
-pub fn admin_address(path: &Path) -> Result<AdminAddress, LoadError> {
+/// Only how the admin surface is reached: whoever wants to talk to a proxy need not be able to read its keys.
+pub fn admin_contact(path: &Path) -> Result<AdminContact, LoadError> {
     let source = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
     let problems = Problems::default();
-    let address = {
+    let contact = {
         let (document, _) = DeTable::parse_recoverable(&source);
-        resolve::admin_address(document.get_ref(), path, &problems)
+        resolve::admin_contact(document.get_ref(), path, &problems)
     };
-    address.ok_or_else(|| {
+    contact.filter(|_| !problems.has_errors()).ok_or_else(|| {
         let path = path.display().to_string();
         LoadError::Problems(Report { path, source, files: Vec::new(), problems: problems.into_sorted() })
     })

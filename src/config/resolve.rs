@@ -13,10 +13,10 @@ use toml::de::DeTable;
 
 use super::document::{Located, Section};
 use super::problem::Problems;
-use super::settings::{AccessLog, Admin, AdminAddress, Configuration, Process};
+use super::settings::{AccessLog, Admin, AdminAddress, AdminContact, Configuration, Process};
 use super::{listeners, pools, routes};
 use crate::headers::ForwardedBy;
-use crate::keys::{KeyRing, RingKey};
+use crate::keys::{KeyRing, RingKey, Token};
 
 /// What resolving needs besides the section at hand.
 pub(super) struct Context<'a> {
@@ -202,34 +202,67 @@ fn secret(context: &Context<'_>, text: &Located<String>) -> Option<String> {
     read.map_err(|message| context.error(text.span.clone(), message, None)).ok()
 }
 
-/// The admin address alone.
-pub(super) fn admin_address(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<AdminAddress> {
+/// What somebody who wants to talk to the admin surface has to know, as far as it is readable.
+pub(super) fn admin_contact(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<AdminContact> {
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
     let known_hosts = HashSet::new();
     let context = Context { problems, directory, files: RefCell::default(), known_hosts: &known_hosts };
-    admin(&context, &Section::root(document).section("admin")).map(|admin| admin.address)
+    let section = Section::root(document).section("admin");
+    let certificate = section.section("tls").is_written().then(|| section.section("tls").text("cert")).flatten();
+    Some(AdminContact {
+        address: admin_address(&context, &section)?,
+        token: section.text("token").and_then(|text| secret(&context, &text)).map(|token| token.trim().to_owned()),
+        certificate: certificate.map(|path| context.path(&path.value)),
+    })
+}
+
+fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Option<AdminAddress> {
+    let address = section.text("address")?;
+    match address.value.strip_prefix("unix:") {
+        Some(path) => Some(AdminAddress::Unix(context.directory.join(path))),
+        None => socket_address(context, &address).map(AdminAddress::Tcp),
+    }
 }
 
 fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
-    let address = section.text("address")?;
-    let parsed = match address.value.strip_prefix("unix:") {
-        Some(path) => Some(AdminAddress::Unix(context.directory.join(path))),
-        None => socket_address(context, &address).map(AdminAddress::Tcp),
-    };
-    if let Some(AdminAddress::Tcp(tcp)) = &parsed
+    let address = admin_address(context, section);
+    let tls = section.section("tls");
+    if let Some(AdminAddress::Tcp(tcp)) = &address
         && !tcp.ip().is_loopback()
     {
-        let help = "a loopback address or \"unix:PATH\"; for scrapes from elsewhere set `metrics`".to_owned();
-        context.error(address.span, "the admin address must not be reachable from outside", help);
+        let missing: Vec<&str> = ["token", "tls"].into_iter().filter(|key| !section.has(key)).collect();
+        if !missing.is_empty() {
+            let message =
+                format!("the admin address is reachable from outside, and has no `{}`", missing.join("` and no `"));
+            let help =
+                "a loopback address, \"unix:PATH\", or both; for scrapes from elsewhere set `metrics`".to_owned();
+            context.error(section.place("address"), message, help);
+        }
+    }
+    if let (Some(AdminAddress::Unix(_)), true) = (&address, tls.is_written()) {
+        context.error(section.place("tls"), "`tls` means nothing on a Unix socket: its permissions protect it", None);
     }
     let metrics = section.text("metrics").and_then(|text| socket_address(context, &text));
-    if let (Some(AdminAddress::Tcp(tcp)), Some(scrape)) = (&parsed, metrics)
+    if let (Some(AdminAddress::Tcp(tcp)), Some(scrape)) = (&address, metrics)
         && *tcp == scrape
         && tcp.port() != 0
     {
         context.error(section.place("metrics"), "`metrics` and `address` are the same", None);
     }
-    Some(Admin { address: parsed?, metrics })
+    let token = section.text("token").and_then(|text| admin_token(context, &text));
+    let tls = tls.is_written().then(|| listeners::simple_tls(context, &tls)).flatten();
+    Some(Admin { address: address?, metrics, token, tls })
+}
+
+fn admin_token(context: &Context<'_>, text: &Located<String>) -> Option<Token> {
+    let word = secret(context, text)?;
+    let token = Token::new(word.trim().as_bytes());
+    if token.is_none() {
+        let help = "`steadfast key` prints a good one".to_owned();
+        let message = format!("the token has fewer than {} bytes: it could be guessed", Token::FEWEST_BYTES);
+        context.error(text.span.clone(), message, help);
+    }
+    token
 }
 
 /// An IP address and a port.

@@ -14,7 +14,7 @@ use crate::affinity::StickySettings;
 use crate::balance::Balance;
 use crate::headers::ForwardedBy;
 use crate::health::OutlierSettings;
-use crate::keys::KeyRing;
+use crate::keys::{KeyRing, Token};
 use crate::names::RateBy;
 use crate::pool::{PinRules, RetryBudget, ServerSettings};
 use crate::rate::Rate;
@@ -56,10 +56,21 @@ pub enum AccessLog {
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub address: AdminAddress,
     pub metrics: Option<SocketAddr>,
+    /// Who does not know it stays out.
+    pub token: Option<Token>,
+    pub tls: Option<tls::Settings>,
+}
+
+/// How the admin surface is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminContact {
+    pub address: AdminAddress,
+    pub token: Option<String>,
+    /// The file with its certificate, where it speaks TLS.
+    pub certificate: Option<PathBuf>,
 }
 
 /// Where the admin surface listens.

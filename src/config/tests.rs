@@ -74,6 +74,14 @@ fn every_problem_is_found_in_one_run() {
 fn what_excludes_each_other_is_named() {
     let with = |table: &str, line: &str| MINIMAL.replace(table, &format!("{table}\n{line}"));
     assert_complains(
+        &format!("[admin]\naddress = \"0.0.0.0:9900\"\n{MINIMAL}"),
+        "the admin address is reachable from outside, and has no `token` and no `tls`",
+    );
+    assert_complains(
+        &with("mode = \"sticky\"", "[pool.rebalance]\nmoves_per_second = 5"),
+        "`moves_per_second` is for soft pins",
+    );
+    assert_complains(
         &with("pool = \"shop\"", "rate = { requests = 5, by = \"session\" }\nsticky = false"),
         "`by = \"session\"` needs a pool that knows sessions",
     );
@@ -98,7 +106,6 @@ fn what_excludes_each_other_is_named() {
         "`path` is for `type = \"http\"`",
     );
     assert_complains(&format!("{MINIMAL}[[route]]\npool = \"shop\""), "with equal right");
-    assert_complains(&format!("{MINIMAL}[admin]\naddress = \"0.0.0.0:9900\""), "must not be reachable from outside");
     assert_complains(&format!("{MINIMAL}[keys]\nring = [\"sfk1_inline\"]"), "never inline");
     assert_complains(&format!("{MINIMAL}[keys]\nring = [\"file:/nowhere/key\"]"), "cannot read /nowhere/key");
     assert_complains(&MINIMAL.replace("127.0.0.1:9001", "no-such-host.invalid:80"), "cannot be resolved");
@@ -175,6 +182,7 @@ fn every_key_is_in_the_example() {
         for key in table.keys.iter().filter(|key| !matches!(key.kind, Kind::Table(_) | Kind::Tables(_))) {
             // Inline tables are shown whole, on the line of the key that holds them.
             if [
+                "admin.tls",
                 "listener.tls.certificates",
                 "route.request_headers",
                 "route.respond",

@@ -149,6 +149,7 @@ pub struct Metrics {
     pools: RwLock<Vec<Arc<PoolMetrics>>>,
     listeners: RwLock<Vec<Arc<ListenerMetrics>>>,
     proxy: PerWorker<ProxyCells>,
+    entries_refused: AtomicU64,
     reloads: [AtomicU64; 2],
     last_reload: AtomicU64,
     live: RwLock<Option<Arc<dyn LiveState>>>,
@@ -167,6 +168,7 @@ impl Metrics {
             pools: RwLock::default(),
             listeners: RwLock::default(),
             proxy: PerWorker::new(workers),
+            entries_refused: AtomicU64::new(0),
             reloads: Default::default(),
             last_reload: AtomicU64::new(0),
             live: RwLock::default(),
@@ -225,6 +227,11 @@ impl Metrics {
     /// Counts a request that came too soon.
     pub fn rate_exceeded(&self, worker: WorkerId, by: RateBy) {
         self.proxy.of(worker).rates[by.index()].add(1);
+    }
+
+    /// Counts a request to the admin surface that has not shown its token.
+    pub fn entry_refused(&self) {
+        self.entries_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a reload.
@@ -371,6 +378,11 @@ impl Metrics {
                 let labels = [("rule", "rate"), ("decision", Decision::Rejected.as_str()), ("reason", by.as_str())];
                 protect.value(&labels, count as f64);
             }
+        }
+        let refused = self.entries_refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            let labels = [("rule", "admin"), ("decision", Decision::Rejected.as_str()), ("reason", "token")];
+            protect.value(&labels, refused as f64);
         }
         let mut reloads = Family::counter("steadfast_reload_total", "Reloads of the configuration, by result.");
         for (at, result) in ["failure", "success"].iter().enumerate() {

@@ -139,9 +139,11 @@ fn keep_what_needs_a_restart(configuration: &mut config::Configuration, before: 
         configuration.process.access_log = before.process.access_log.clone();
         changed.push("[process] access_log");
     }
-    if configuration.admin != before.admin {
-        configuration.admin = before.admin.clone();
-        changed.push("[admin]");
+    let (address, metrics) = (&before.admin.address, before.admin.metrics);
+    if configuration.admin.address != *address || configuration.admin.metrics != metrics {
+        configuration.admin.address = address.clone();
+        configuration.admin.metrics = metrics;
+        changed.push("[admin] address and metrics");
     }
     changed
 }

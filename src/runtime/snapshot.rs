@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::affinity::{Affinity, LearnedTable, PinSealer};
 use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
-use crate::keys::{Hasher, KeyRing};
+use crate::keys::{Hasher, KeyRing, Sealer};
 use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
 use crate::pool::{Load, Pool, PoolParts, Server, ServerState};
@@ -32,6 +32,10 @@ pub enum BuildError {
 pub struct Snapshot {
     pub process: Process,
     pub admin: Admin,
+    /// TLS of the admin address.
+    pub admin_tls: Option<tls::Endpoint>,
+    /// Seals the cookies of those who have given the admin token.
+    pub admin_logins: Sealer,
     pub endpoints: Vec<Arc<Endpoint>>,
     pub routes: Vec<Route>,
     pub pools: Vec<PoolEntry>,
@@ -100,6 +104,11 @@ impl Snapshot {
             }))
         });
         let endpoints = endpoints.collect::<Result<Vec<_>, BuildError>>()?;
+        let admin_tls = admin.tls.as_ref().map(|settings| {
+            let endpoint = tls::Endpoint::new(settings, "\0admin", Arc::clone(&ring));
+            endpoint.map(tls::Endpoint::only_http1).map_err(|error| BuildError::Listener("[admin]".into(), error))
+        });
+        let admin_tls = admin_tls.transpose()?;
         let sealer = Arc::new(PinSealer::new(&ring));
         let builder = PoolBuilder { ring: &ring, sealer, previous, metrics, workers: process.workers };
         let pools = pools.into_iter().map(|pool| builder.build(pool, random)).collect::<Result<Vec<_>, _>>()?;
@@ -114,6 +123,8 @@ impl Snapshot {
             table: RouteTable::build(&matches).unwrap_or_default(),
             cookie_names: cookie_names(&pools),
             rates: routes.iter().map(|route| keyed_rate(route, previous, random)).collect(),
+            admin_tls,
+            admin_logins: ring.sealer("steadfast admin login v1", b""),
             session_hasher: ring.hasher("steadfast log session v1"),
             process,
             admin,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::BuilderVerifierExt;
 
 /// How a server's certificate is judged.
@@ -41,25 +41,43 @@ pub fn client_config(settings: &ClientSettings) -> Result<Arc<ClientConfig>, Cli
     Ok(Arc::new(config))
 }
 
-/// Takes any certificate whose holder has its key.
-pub fn any_certificate() -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
-    let provider = CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?;
-    Ok(Arc::new(Unverified(Arc::clone(provider))))
+/// A configuration for connecting to whoever holds the key of this very certificate, whatever its names.
+pub fn client_of_one(certificate: CertificateDer<'static>) -> Result<Arc<ClientConfig>, ClientError> {
+    let verifier = holder_of_key(Some(certificate))?;
+    let builder = ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier);
+    Ok(Arc::new(builder.with_no_client_auth()))
 }
 
-/// `verify = false`: the connection is private against listeners, not against impostors.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+/// Takes any certificate whose holder has its key: the connection is private against listeners, not against impostors.
+pub fn any_certificate() -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    holder_of_key(None)
+}
 
-impl ServerCertVerifier for Unverified {
+fn holder_of_key(only: Option<CertificateDer<'static>>) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    let provider = CryptoProvider::get_default().ok_or(rustls::Error::General("no crypto provider".into()))?;
+    Ok(Arc::new(HolderOfKey { provider: Arc::clone(provider), only }))
+}
+
+/// Goes by no authority: whoever shows the certificate must have its key.
+#[derive(Debug)]
+struct HolderOfKey {
+    provider: Arc<CryptoProvider>,
+    /// The one that is taken; none: any.
+    only: Option<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for HolderOfKey {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.only.as_ref().is_some_and(|only| only != certificate) {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -69,7 +87,7 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -78,10 +96,10 @@ impl ServerCertVerifier for Unverified {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

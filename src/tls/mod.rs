@@ -15,7 +15,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 
 pub use certificate::{Certificate, CertificateError, Names, certificates_from_pem, load, self_signed};
-pub use client::{ClientError, ClientSettings, any_certificate, client_config};
+pub use client::{ClientError, ClientSettings, any_certificate, client_config, client_of_one};
 pub use rustls::pki_types::ServerName;
 pub use rustls::{ClientConfig, ServerConfig};
 
@@ -83,6 +83,13 @@ impl Endpoint {
         // Our order of cipher suites counts: audits ask for it, and it is the strongest first.
         config.ignore_client_order = true;
         Ok(Endpoint { config: Arc::new(config), certificates })
+    }
+
+    /// The same without HTTP/2.
+    pub fn only_http1(self) -> Self {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Endpoint { config: Arc::new(config), ..self }
     }
 
     /// What a finished handshake showed.

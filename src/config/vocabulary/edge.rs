@@ -69,13 +69,39 @@ pub(super) static ADMIN: Table = Table {
     path: "admin",
     doc: "Where metrics and health are served.",
     keys: &[
-        key("address", Kind::Text, Is("\"127.0.0.1:9900\""), "A loopback address or \"unix:PATH\"."),
+        key(
+            "address",
+            Kind::Text,
+            Is("\"127.0.0.1:9900\""),
+            "A loopback address or \"unix:PATH\"; any other needs `token` and `tls`.",
+        ),
         key(
             "metrics",
             Kind::Text,
             Nothing("\"127.0.0.1:9901\""),
-            "A second address with /metrics, /healthz and /readyz only.",
+            "A second address with /metrics, /healthz and /readyz only; no token, no TLS.",
         ),
+        key(
+            "token",
+            Kind::Text,
+            Nothing("\"file:admin.token\""),
+            "Who knows it is let in; \"file:PATH\" or \"env:NAME\", at least 16 bytes.",
+        ),
+        key(
+            "tls",
+            Kind::Table(&ADMIN_TLS),
+            Nothing("{ cert = \"admin.pem\", key = \"admin.key\" }"),
+            "TLS of the admin address; absent: plain HTTP.",
+        ),
+    ],
+};
+
+static ADMIN_TLS: Table = Table {
+    path: "admin.tls",
+    doc: "The certificate of the admin address.",
+    keys: &[
+        key("cert", Kind::Text, Required, "Path of the chain, in PEM form."),
+        key("key", Kind::Text, Required, "Path of its private key, in PEM form."),
     ],
 };
 
