@@ -15,6 +15,7 @@ mod health;
 mod lessons;
 mod limits;
 mod operator;
+mod pins;
 mod reload;
 mod routing;
 mod scaling;
