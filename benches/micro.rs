@@ -1,0 +1,178 @@
+//! What single steps of an exchange cost, by criterion:
+//!
+//!     cargo bench --bench micro
+//!     cargo bench --bench micro -- pick      # only those whose name has this in it
+//!
+//! `pick` is a newcomer's choice and its place in flight, given back at once; `kept` is a pinned session's, with what keeping
+//! it costs (regret and shadow) and without.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, header};
+use steadfast::affinity::{Affinity, Asked, LearnedTable, PinSealer, Preference, SameSite, Source, StickySettings};
+use steadfast::balance::{Balance, mix};
+use steadfast::clock::{Moment, Wall};
+use steadfast::headers;
+use steadfast::health::OutlierSettings;
+use steadfast::keys::{KeyRing, RingKey};
+use steadfast::metrics::{Metrics, WorkerId};
+use steadfast::names::NewWhy;
+use steadfast::pool::{Ask, PinRules, Pool, PoolParts, Server, ServerSettings, ServerState, Tried};
+use steadfast::routing::{HostPattern, RouteMatch, RouteTable, normalise};
+
+const NOW: Wall = Wall(1_800_000_000_000_000);
+const MOMENT: Moment = Moment::from_nanos(60_000_000_000);
+
+fn affinity(servers: &[String]) -> Affinity {
+    let settings = StickySettings {
+        source: Source::Cookie,
+        cookie: StickySettings::default_cookie("shop").into(),
+        idle: Duration::from_secs(86_400),
+        absolute: Duration::ZERO,
+        same_site: SameSite::Lax,
+        partitioned: false,
+        persistent: false,
+    };
+    let ring = KeyRing::new(vec![RingKey::from_secret([7; 32])]);
+    let sealer = Arc::new(PinSealer::new(&ring));
+    Affinity::new(settings, &ring, sealer, Arc::new(LearnedTable::new(1)), "shop", servers.iter().map(String::as_str))
+}
+
+fn pool(balance: Balance, count: usize, is_sticky: bool) -> Pool {
+    let metrics = Metrics::new(1).pool("shop");
+    let names: Vec<String> = (0..count).map(|at| format!("shop-{at}")).collect();
+    let server = |name: &String| {
+        let settings = ServerSettings { name: name.as_str().into(), weight: 1, max_requests: 0, backup: false };
+        let state = Arc::new(ServerState::new(metrics.server(name)));
+        state.latency.observe(Duration::from_micros(500 + mix(name.len() as u64) % 1_000), false, MOMENT);
+        Server::new(settings, state)
+    };
+    let parts = PoolParts {
+        name: "shop".into(),
+        balance,
+        servers: names.iter().map(server).collect(),
+        affinity: is_sticky.then(|| affinity(&names)),
+        metrics: Arc::clone(&metrics),
+        outlier: OutlierSettings { consecutive_failures: 5, ejection: Duration::from_secs(10), max_ejected: 0.5 },
+        rules: PinRules::default(),
+        retries: Arc::default(),
+        slow_start: None,
+        rebalance: None,
+        rebalancing: Arc::default(),
+        workers: 1,
+    };
+    let pool = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
+    pool.adopt();
+    pool
+}
+
+fn ask(tried: &Tried, preference: Preference, key: u64) -> Ask<'_> {
+    Ask { preference, tried, key, worker: WorkerId(0), now: MOMENT, may_wait: true, alone: true }
+}
+
+fn picks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    for balance in Balance::ALL {
+        for count in [4, 100, 1_000] {
+            let pool = pool(*balance, count, false);
+            let (mut random, tried, mut key) = (fastrand::Rng::with_seed(2), Tried::default(), 0);
+            group.bench_function(BenchmarkId::new(balance.as_str(), count), |bencher| {
+                bencher.iter(|| {
+                    key += 1;
+                    drop(black_box(pool.pick(&ask(&tried, Preference::New(NewWhy::First), mix(key)), &mut random)));
+                });
+            });
+        }
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("kept");
+    for (name, balance) in
+        [("p2c", Balance::P2c), ("least-requests", Balance::LeastRequests), ("without shadow", Balance::Hash)]
+    {
+        for count in [4, 100, 1_000] {
+            let pool = pool(balance, count, true);
+            let (mut random, tried) = (fastrand::Rng::with_seed(2), Tried::default());
+            group.bench_function(BenchmarkId::new(name, count), |bencher| {
+                bencher.iter(|| {
+                    let preference = Preference::Pinned { server: random.usize(..count), session: 42 };
+                    drop(black_box(pool.pick(&ask(&tried, preference, 42), &mut random)));
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn pins(criterion: &mut Criterion) {
+    let names: Vec<String> = (0..4).map(|at| format!("shop-{at}")).collect();
+    let affinity = affinity(&names);
+    let mut random = fastrand::Rng::with_seed(3);
+    let asked = |headers| Asked { headers, https: true, client: [127, 0, 0, 1].into(), now: NOW };
+    let empty = HeaderMap::new();
+    let newcomer = affinity.recall(&asked(&empty));
+    let cookie = affinity.set_cookie(&newcomer, 2, true, NOW, &mut random).unwrap();
+    let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+    let line = HeaderValue::try_from(format!("theme=dark; {pair}; cart=3")).unwrap();
+    let headers = HeaderMap::from_iter([(header::COOKIE, line)]);
+    criterion.bench_function("pin/seal", |bencher| {
+        bencher.iter(|| black_box(affinity.set_cookie(&newcomer, 2, true, NOW, &mut random)));
+    });
+    criterion.bench_function("pin/open", |bencher| bencher.iter(|| black_box(affinity.recall(&asked(&headers)))));
+}
+
+fn routes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route");
+    for count in [10, 1_000, 10_000] {
+        let route = |at: usize| RouteMatch {
+            host: HostPattern::parse(&format!("shop-{}.example.com", at / 10)).unwrap(),
+            path: format!("/part/{}", at % 10).into(),
+            listeners: None,
+        };
+        let table = RouteTable::build(&(0..count).map(route).collect::<Vec<_>>()).ok().unwrap();
+        let host = format!("shop-{}.example.com", count / 20);
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter(|| {
+                let path = normalise(black_box("/part/7/of/the/path.html")).ok().unwrap();
+                black_box(table.find(&host, &path, 0))
+            });
+        });
+    }
+    group.finish();
+}
+
+fn cleaning(criterion: &mut Criterion) {
+    let pairs = [
+        ("host", "shop.example.com"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)"),
+        ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+        ("accept-encoding", "gzip, deflate, br"),
+        ("accept-language", "en-GB,en;q=0.9"),
+        ("connection", "keep-alive"),
+        ("cookie", "theme=dark; __Host-sf-f3fbbc38=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; cart=3"),
+    ];
+    let built: HeaderMap =
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect();
+    criterion.bench_function("headers/clean", |bencher| {
+        bencher.iter_batched_ref(
+            || built.clone(),
+            |headers| {
+                assert!(headers::unsafe_names(headers).is_empty() && headers::transfer_coding_is_plain(headers));
+                headers::remove_hop_by_hop(headers);
+                black_box(headers::rewritten_cookies(headers, |name| name == b"__Host-sf-f3fbbc38"))
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group! {
+    name = steps;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = picks, pins, routes, cleaning
+}
+criterion_main!(steps);
