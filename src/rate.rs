@@ -52,7 +52,8 @@ impl KeyedRate {
     /// Lets one more of this key in, or says how long it has to wait.
     pub fn admit(&self, rate: Rate, key: u64, now: Moment) -> Result<(), Duration> {
         self.0.update(key, MOST_KEYS, |empty| {
-            let empty = empty.unwrap_or(0);
+            // A rate that was stricter before a reload leaves no debt that this one could not have made.
+            let empty = empty.unwrap_or(0).min(now.as_nanos().saturating_add(rate.depth));
             match rate.admit(empty, now) {
                 Ok(after) => (after, Ok(())),
                 Err(wait) => (empty, Err(wait)),
@@ -66,6 +67,11 @@ impl KeyedRate {
 pub struct SharedRate(AtomicU64);
 
 impl SharedRate {
+    /// Whether there is an admission to be had now.
+    pub fn has_one(&self, rate: Rate, now: Moment) -> bool {
+        rate.admit(self.0.load(Ordering::Relaxed), now).is_ok()
+    }
+
     /// Takes one admission, if there is one now.
     pub fn take(&self, rate: Rate, now: Moment) -> bool {
         let next = |empty| rate.admit(empty, now).ok();
@@ -91,6 +97,15 @@ mod tests {
         assert!(admitted(1, millis(100)) && !admitted(1, millis(199)) && admitted(1, millis(200)));
         assert!(admitted(2, millis(30)), "another key has a bucket of its own");
         assert_eq!((0..10).filter(|_| admitted(1, millis(60_000))).count(), 4, "a rest fills the burst, and no more");
+    }
+
+    #[test]
+    fn another_rate_over_the_same_buckets_forgives_what_it_would_not_have_asked() {
+        let rates = KeyedRate::new(3);
+        let strict = Rate::new(10, Duration::from_secs(86_400), 10);
+        assert_eq!((0..20).filter(|_| rates.admit(strict, 1, millis(0)).is_ok()).count(), 10);
+        let mild = Rate::new(10, Duration::from_secs(1), 10);
+        assert!(rates.admit(mild, 1, millis(0)).is_err() && rates.admit(mild, 1, millis(100)).is_ok());
     }
 
     #[test]

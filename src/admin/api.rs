@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::explain::explain;
-use super::{ReloadRequest, Reply, describe, problem, reply};
+use super::{PATIENCE, ReloadRequest, Reply, describe, problem, reply};
 use crate::clock::Clock;
 use crate::config::parse_duration;
 use crate::pool::{Server, Wish};
@@ -93,7 +93,9 @@ fn server_of<'p>(entry: &'p PoolEntry, name: &str) -> Result<&'p Server, Refusal
 /// The JSON object of a request's body; an empty one when there is none.
 pub(super) async fn body_of(request: Request<Incoming>) -> Result<Value, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
-    let collected = Limited::new(request.into_body(), MOST_BODY_BYTES).collect().await;
+    let collecting = Limited::new(request.into_body(), MOST_BODY_BYTES).collect();
+    let collected = tokio::time::timeout(PATIENCE, collecting).await;
+    let collected = collected.map_err(|_| refuse(StatusCode::REQUEST_TIMEOUT, "The body did not come."))?;
     let bytes = collected.map_err(|_| refuse(StatusCode::BAD_REQUEST, "The body cannot be read."))?.to_bytes();
     if bytes.is_empty() {
         return Ok(json!({}));

@@ -40,7 +40,7 @@ use crate::tls::Names;
 const MOST_CONNECTIONS: usize = 64;
 /// Dashboards and other readers of the stream, among them.
 const MOST_STREAMS: usize = 32;
-/// For a TLS handshake, and for a request's head.
+/// For a TLS handshake, a request's head, and its body.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bound address of the admin surface.

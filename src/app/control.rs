@@ -202,6 +202,10 @@ impl Control {
             }
         }
         self.workers.iter().for_each(|worker| worker.tell(Command::Abort));
+        // They may take their time for goodbyes; a second signal is heard meanwhile.
+        while left > 0 && self.done.recv().await.is_some() {
+            left -= 1;
+        }
         self.workers.drain(..).for_each(Handle::join);
         tracing::info!("all connections have ended");
     }

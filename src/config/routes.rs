@@ -49,8 +49,12 @@ fn route(
         Some(Action::Pool(pool)) => pools.get(*pool),
         _ => None,
     };
-    let is_sticky = |pool: &Section<'_>| pool.word("mode", |mode| Some(mode == "sticky")).unwrap_or(false);
-    let keeps_sessions = section.flag("sticky") && pool.is_some_and(is_sticky);
+    let knows_sessions = |pool: &Section<'_>| {
+        let is_sticky = pool.word("mode", |mode| Some(mode == "sticky")).unwrap_or(false);
+        let source = pool.section("sticky").word("source", |source| Some(source.to_owned()));
+        is_sticky && source.is_some_and(|source| matches!(source.as_str(), "cookie" | "learned"))
+    };
+    let knows_sessions = section.flag("sticky") && pool.is_some_and(knows_sessions);
     let matches = matches?;
     let host = section.text("host").map_or_else(|| "*".to_owned(), |host| host.value);
     Some(Route {
@@ -62,16 +66,17 @@ fn route(
         response_headers,
         body_bytes: section.size("body_bytes"),
         sticky: section.flag("sticky"),
-        rate: rate(context, section, keeps_sessions),
+        rate: rate(context, section, knows_sessions),
     })
 }
 
-fn rate(context: &Context<'_>, route: &Section<'_>, keeps_sessions: bool) -> Option<RouteRate> {
+fn rate(context: &Context<'_>, route: &Section<'_>, knows_sessions: bool) -> Option<RouteRate> {
     let section = route.section("rate");
     let by = section.word("by", RateBy::from_word).unwrap_or(RateBy::Client);
-    if section.is_written() && by == RateBy::Session && !keeps_sessions {
-        let help = "a pool with `mode = \"sticky\"`, and `sticky = true` here; or `by = \"client\"`".to_owned();
-        context.error(section.place("by"), "`by = \"session\"` needs a pool that knows sessions", help);
+    if section.is_written() && by == RateBy::Session && !knows_sessions {
+        let help = "a sticky pool with `source` \"cookie\" or \"learned\" (others a client can make up), and `sticky = true` here; \
+                    or `by = \"client\"`";
+        context.error(section.place("by"), "`by = \"session\"` needs a pool that knows sessions", help.to_owned());
     }
     let requests: u32 = section.number("requests");
     let burst = if section.has("burst") { section.number("burst") } else { requests };

@@ -36,7 +36,8 @@ pub struct ServedCells {
 pub struct ServerCells {
     pub served: ServedCells,
     pub attempts: [Cell; Outcome::ALL.len()],
-    /// Exchanges that the balance policy alone would have sent there.
+    /// Choices of this server, and those that the balance policy alone would have made.
+    pub picked: Cell,
     pub shadowed: Cell,
     /// Time that exchanges spent in the server's waiting line.
     pub queue_wait: DurationCells,
@@ -51,12 +52,12 @@ pub struct ServerMetrics {
 }
 
 impl ServerMetrics {
-    /// Exchanges that it has answered.
-    pub fn served(&self) -> u64 {
-        self.cells.sum(|cells| cells.served.codes.iter().map(Cell::get).sum())
+    /// How often it was chosen.
+    pub fn picked(&self) -> u64 {
+        self.cells.sum(|cells| cells.picked.get())
     }
 
-    /// Exchanges that the balance policy alone would have sent there.
+    /// How often the balance policy alone would have chosen it.
     pub fn shadowed(&self) -> u64 {
         self.cells.sum(|cells| cells.shadowed.get())
     }

@@ -43,12 +43,7 @@ impl Pool {
             // What keeping it costs is asked before the exchange itself counts.
             let regret = (verdict == Verdict::Kept).then(|| self.regret_of(server, ask.now, random));
             match InFlight::enter(&self.servers[server]) {
-                Some(guard) => {
-                    let (best, shadow) = self.shadow(&ask, random).unzip();
-                    let disagrees = best.is_some_and(|best| best != server);
-                    let cost = regret.map(|regret| Cost { regret, disagrees });
-                    return Ok(Picked::Server(Pick { server, verdict, cost, shadow, guard }));
-                }
+                Some(guard) => return Ok(Picked::Server(self.picked(server, verdict, regret, guard, &ask, random))),
                 // Others were faster: a hard session waits for its own server all the same.
                 None if verdict == Verdict::Kept && self.may_queue(&ask) && !full.contains(server) => {
                     match Waiting::join(&self.servers[server], self.rules.queue_length()) {
@@ -59,6 +54,28 @@ impl Pool {
                 None => full.add(server),
             }
         }
+    }
+
+    /// The pick of an exchange that has waited in the line of its own server, and has its place now.
+    pub fn pick_of_waiting(&self, server: usize, guard: InFlight, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Pick {
+        self.picked(server, Verdict::Waited, None, guard, ask, random)
+    }
+
+    /// A choice that has come true: it is counted, and so is the one that the policy alone would have made.
+    fn picked(
+        &self,
+        server: usize,
+        verdict: Verdict,
+        regret: Option<Duration>,
+        guard: InFlight,
+        ask: &Ask<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Pick {
+        self.servers[server].state.metrics.cells.of(ask.worker).picked.add(1);
+        let (best, shadow) = self.shadow(ask, random).unzip();
+        let disagrees = best.is_some_and(|best| best != server);
+        let cost = regret.map(|regret| Cost { regret, disagrees });
+        Pick { server, verdict, cost, shadow, guard }
     }
 
     fn may_queue(&self, ask: &Ask<'_>) -> bool {

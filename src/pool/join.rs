@@ -16,7 +16,7 @@ use crate::affinity::Preference;
 use crate::balance::mix;
 use crate::clock::Moment;
 use crate::names::Ineligible;
-use crate::rate::{Rate, SharedRate};
+use crate::rate::SharedRate;
 
 /// The share of new sessions that a slow start begins with.
 const FIRST_SHARE: f64 = 0.1;
@@ -24,6 +24,8 @@ const FIRST_SHARE: f64 = 0.1;
 const JUDGED_OVER: Duration = Duration::from_secs(5);
 /// How much more uneven than the balance policy's own a load may be to count as even.
 const EVEN_ENOUGH: f64 = 1.05;
+/// A newcomer has arrived when it has this share of its fair share of requests.
+pub(super) const ARRIVED: f64 = 0.9;
 
 const NOT_FIT: u64 = 0;
 const ALWAYS: u64 = u64::MAX;
@@ -95,6 +97,8 @@ impl Ramp {
 pub struct Rebalancing {
     /// When the last server joined; 0 while nothing is to be done.
     since: AtomicU64,
+    /// Some newcomer is short of requests.
+    receiving: AtomicBool,
     moves: SharedRate,
     in_use: Arc<InUse>,
 }
@@ -164,27 +168,32 @@ impl Pool {
     pub fn look_for_joins(&self, now: Moment) {
         for server in &self.servers {
             let fit = matches!(server.unfit(now), None | Some(Ineligible::Full));
-            if server.state.fitness.look(fit, now) && self.rebalance.is_some() {
+            if server.state.fitness.look(fit, now) && self.rebalance.is_some() && !server.settings.backup {
                 server.state.part.set(true, true);
+                self.rebalancing.receiving.store(true, Ordering::Relaxed);
                 self.rebalancing.since.store(now.as_nanos().max(1), Ordering::Relaxed);
             }
         }
     }
 
-    /// Looks at how a rebalancing goes: who is short of requests still, and whether it is over. It is when the load is as
-    /// even as the balance policy's own would be, or when every session that counts has had its chance. `uneven` is max
+    /// Looks at how a rebalancing goes: who is short of requests still, and whether it is over. It is when the newcomers have
+    /// their share and the load is as even as the balance policy's own would be, or when every session that counts has had its chance. `uneven` is max
     /// over mean of requests since it began: as it is, and the policy's own.
     pub fn judge_rebalancing(&self, load: &Load, uneven: Option<(f64, f64)>, now: Moment, session_window: Duration) {
         let Some(since) = self.rebalancing.since() else { return };
+        let mut arrived = true;
         for (server, load) in self.servers.iter().zip(&load.servers) {
-            if let Some(share) = load.share {
-                server.state.part.short.store(share < 1.0, Ordering::Relaxed);
-            }
+            let Some(share) = load.share else { continue };
+            server.state.part.short.store(share < 1.0, Ordering::Relaxed);
+            arrived &= share >= ARRIVED || !server.state.part.newcomer.load(Ordering::Relaxed);
         }
+        let receiving = self.servers.iter().any(|server| server.state.part.receives());
+        self.rebalancing.receiving.store(receiving, Ordering::Relaxed);
         let long_enough = now.since(since) >= JUDGED_OVER;
         let even = uneven.is_some_and(|(actual, own)| actual <= own * EVEN_ENOUGH);
-        if (long_enough && even) || now.since(since) > session_window {
+        if (long_enough && even && arrived) || now.since(since) > session_window {
             self.rebalancing.since.store(0, Ordering::Relaxed);
+            self.rebalancing.receiving.store(false, Ordering::Relaxed);
             self.servers.iter().for_each(|server| server.state.part.set(false, false));
         }
     }
@@ -211,11 +220,11 @@ impl Pool {
     /// that has joined. So each old server gives the share that is due, chosen evenly, and every proxy chooses alike. Who is
     /// short of requests gives nothing.
     pub(super) fn comes_over(&self, server: usize, session: u64, ask: &Ask<'_>, out: &Tried) -> Option<usize> {
+        let rate = self.rebalance.filter(|_| self.rebalancing.receiving.load(Ordering::Relaxed))?;
         let soft = matches!(self.rules.kind, PinKind::Soft { .. });
-        if !soft || !ask.alone || self.rebalance.is_none() || self.rebalancing.since().is_none() {
-            return None;
-        }
-        if self.servers[server].state.part.short.load(Ordering::Relaxed) {
+        let gives = !self.servers[server].state.part.short.load(Ordering::Relaxed);
+        // The rendezvous looks at every server: whatever may say no is asked before.
+        if !soft || !ask.alone || !gives || !self.rebalancing.moves.has_one(rate, ask.now) {
             return None;
         }
         self.successor(session, out, ask.now, |_| true).filter(|to| self.servers[*to].state.part.receives())
@@ -223,7 +232,7 @@ impl Pool {
 
     /// Takes one move of a session from what is allowed in a second.
     pub(super) fn may_move_one(&self, now: Moment) -> bool {
-        self.rebalance.is_some_and(|rate: Rate| self.rebalancing.moves.take(rate, now))
+        self.rebalance.is_some_and(|rate| self.rebalancing.moves.take(rate, now))
     }
 }
 

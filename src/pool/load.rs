@@ -1,8 +1,9 @@
 //! The load of a pool's servers over the last ten seconds, sampled from outside the request path.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use super::join::ARRIVED;
 use super::{Pool, Server};
 use crate::clock::Moment;
 use crate::imbalance::{Measures, measure};
@@ -13,17 +14,9 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// What a rate is taken over when a newcomer's is compared with its fair share.
 const RATE_OVER: Duration = Duration::from_secs(2);
-/// A newcomer has arrived when it has this share of its fair share of requests.
-const ARRIVED: f64 = 0.9;
-
-/// The samples of one pool.
+/// The samples of one pool: by server name, so that a reload changes nothing but the members.
 #[derive(Default)]
-pub struct LoadWindow {
-    /// When samples were taken, the oldest first.
-    taken: VecDeque<Moment>,
-    /// By server name, so that a reload changes nothing but the members.
-    servers: HashMap<Box<str>, ServerWindow>,
-}
+pub struct LoadWindow(HashMap<Box<str>, ServerWindow>);
 
 #[derive(Default)]
 struct ServerWindow {
@@ -88,7 +81,7 @@ const SHADOW: Part = |sample| sample.shadow;
 impl ServerWindow {
     fn sample(&mut self, server: &Server, now: Moment) {
         let state = &server.state;
-        let actual = Counts { requests: state.metrics.served(), in_flight: state.in_flight() };
+        let actual = Counts { requests: state.metrics.picked(), in_flight: state.in_flight() };
         let shadow = Counts { requests: state.metrics.shadowed(), in_flight: state.shadow_in_flight() };
         self.samples.push_back(Sample { at: now, actual, shadow });
         while self.samples.front().is_some_and(|oldest| now.since(oldest.at) > WINDOW) {
@@ -107,50 +100,55 @@ impl ServerWindow {
         between.map_or(0, |(first, last)| part(last).requests.saturating_sub(part(first).requests)) as f64
     }
 
+    fn requests_per_second(&self) -> f64 {
+        let Some((first, last)) = self.samples.front().zip(self.samples.back()) else { return 0.0 };
+        let seconds = last.at.since(first.at).as_secs_f64();
+        let requests = last.actual.requests.saturating_sub(first.actual.requests);
+        if seconds > 0.0 { requests as f64 / seconds } else { 0.0 }
+    }
+
     fn in_flight(&self, part: Part) -> f64 {
         self.samples.iter().map(|sample| f64::from(part(sample).in_flight)).sum()
     }
 }
 
+/// The beginning of what counts.
+fn before(now: Moment, span: Duration) -> Moment {
+    Moment::from_nanos(now.as_nanos().saturating_sub(span.as_nanos() as u64))
+}
+
 impl LoadWindow {
     /// Looks at the servers once more.
     pub fn sample(&mut self, pool: &Pool, now: Moment) {
-        self.taken.push_back(now);
-        while self.taken.front().is_some_and(|oldest| now.since(*oldest) > WINDOW) {
-            self.taken.pop_front();
-        }
-        self.servers.retain(|name, _| pool.servers.iter().any(|server| server.settings.name == *name));
         for server in &pool.servers {
-            match self.servers.get_mut(&server.settings.name) {
+            match self.0.get_mut(&server.settings.name) {
                 Some(window) => window.sample(server, now),
-                None => {
-                    let mut window = ServerWindow::default();
-                    window.sample(server, now);
-                    self.servers.insert(server.settings.name.clone(), window);
-                }
+                None => self.0.entry(server.settings.name.clone()).or_default().sample(server, now),
             }
+        }
+        if self.0.len() > pool.servers.len() {
+            let names: HashSet<&str> = pool.servers.iter().map(|server| &*server.settings.name).collect();
+            self.0.retain(|name, _| names.contains(&**name));
         }
     }
 
     /// The measures over the window, of the servers that take newcomers.
     pub fn measure(&mut self, pool: &Pool, now: Moment, session_window: Duration) -> Load {
-        let Some(oldest) = self.taken.front().copied() else { return Load::default() };
         let shares = self.shares(pool, now);
         self.note_arrivals(pool, &shares, now);
-        let sessions = |server: &Server| server.state.sessions.count(now, session_window) as f64;
+        let oldest = before(now, WINDOW);
         let is_sticky = pool.affinity.is_some();
         let of = |part: Part| Imbalance {
             requests: self.per_weight(pool, now, |window, _| window.requests(oldest, part)),
             in_flight: self.per_weight(pool, now, |window, _| window.in_flight(part)),
             sessions: None,
         };
-        let sessions = if is_sticky { self.per_weight(pool, now, |_, server| sessions(server)) } else { None };
-        let seconds = now.since(oldest).as_secs_f64();
+        let count = |server: &Server| server.state.sessions.count(now, session_window) as f64;
+        let sessions = if is_sticky { self.per_weight(pool, now, |_, server| count(server)) } else { None };
         let of_server = |(server, share): (&Server, Option<f64>)| {
-            let window = self.servers.get(&server.settings.name);
-            let requests = window.map_or(0.0, |window| window.requests(oldest, ACTUAL));
+            let window = self.0.get(&server.settings.name);
             ServerLoad {
-                requests_per_second: if seconds > 0.0 { requests / seconds } else { 0.0 },
+                requests_per_second: window.map_or(0.0, ServerWindow::requests_per_second),
                 share,
                 scale_out: window.and_then(|window| window.joined?.1),
             }
@@ -169,9 +167,8 @@ impl LoadWindow {
     }
 
     fn per_weight(&self, pool: &Pool, now: Moment, load: impl Fn(&ServerWindow, &Server) -> f64) -> Option<Measures> {
-        let eligible = pool.servers.iter().filter(|server| server.unfit(now).is_none());
-        let loads = eligible.filter_map(|server| {
-            let window = self.servers.get(&server.settings.name)?;
+        let loads = pool.takers(now).filter_map(|server| {
+            let window = self.0.get(&server.settings.name)?;
             Some(load(window, server) / f64::from(server.weight().max(1)))
         });
         measure(&loads.collect::<Vec<f64>>())
@@ -179,16 +176,16 @@ impl LoadWindow {
 
     /// What each server has of its fair share of requests just now; nothing where there are none, or it takes none.
     fn shares(&self, pool: &Pool, now: Moment) -> Vec<Option<f64>> {
-        let from = Moment::from_nanos(now.as_nanos().saturating_sub(RATE_OVER.as_nanos() as u64));
-        let requests = |server: &Server| {
-            self.servers.get(&server.settings.name).map_or(0.0, |window| window.requests(from, ACTUAL))
-        };
-        let eligible = || pool.servers.iter().filter(|server| server.unfit(now).is_none());
-        let all: f64 = eligible().map(requests).sum();
-        let weights: f64 = eligible().map(|server| f64::from(server.weight())).sum();
+        let from = before(now, RATE_OVER);
+        let requests =
+            |server: &Server| self.0.get(&server.settings.name).map_or(0.0, |window| window.requests(from, ACTUAL));
+        let all: f64 = pool.takers(now).map(requests).sum();
+        let weights: f64 = pool.takers(now).map(|server| f64::from(server.weight())).sum();
+        let backup = pool.serves_by_backup(now);
         let share = |server: &Server| {
             let fair = all * f64::from(server.weight()) / weights;
-            (fair > 0.0 && server.unfit(now).is_none()).then(|| requests(server) / fair)
+            let takes = server.settings.backup == backup && server.unfit(now).is_none();
+            (fair > 0.0 && takes).then(|| requests(server) / fair)
         };
         pool.servers.iter().map(share).collect()
     }
@@ -196,7 +193,7 @@ impl LoadWindow {
     /// Notes which of those that have joined have their share now.
     fn note_arrivals(&mut self, pool: &Pool, shares: &[Option<f64>], now: Moment) {
         for (server, share) in pool.servers.iter().zip(shares) {
-            let Some(window) = self.servers.get_mut(&server.settings.name) else { continue };
+            let Some(window) = self.0.get_mut(&server.settings.name) else { continue };
             if let Some((joined, None)) = window.joined
                 && share.is_some_and(|share| share >= ARRIVED)
             {

@@ -266,6 +266,17 @@ impl Pool {
         Arc::clone(&self.retries)
     }
 
+    /// Whether only backups can take newcomers now.
+    fn serves_by_backup(&self, now: Moment) -> bool {
+        !self.servers.iter().any(|server| !server.settings.backup && server.unfit(now).is_none())
+    }
+
+    /// The servers that share newcomers now.
+    fn takers(&self, now: Moment) -> impl Iterator<Item = &Server> {
+        let backup = self.serves_by_backup(now);
+        self.servers.iter().filter(move |server| server.settings.backup == backup && server.unfit(now).is_none())
+    }
+
     /// Whether any server is at its cap now.
     pub fn is_any_full(&self, now: Moment) -> bool {
         self.servers.iter().any(|server| server.unfit_for_pinned(now) == Some(Ineligible::Full))

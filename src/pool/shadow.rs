@@ -20,11 +20,6 @@ impl Drop for Shadow {
 }
 
 impl Pool {
-    /// Gives an exchange that has waited in a line its place in the shadow.
-    pub fn place_in_shadow(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Option<Shadow> {
-        self.shadow(ask, random).map(|(_, shadow)| shadow)
-    }
-
     /// Where the policy alone would have sent an exchange, and its place there. Without affinity that is where it goes
     /// anyway; and a hash of all servers is too much for a statistic.
     pub(super) fn shadow(&self, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Option<(usize, Shadow)> {

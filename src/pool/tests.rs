@@ -323,8 +323,10 @@ fn moves_are_bounded_and_end_when_the_load_is_even() {
     assert_eq!(moves(later(8_000)), 0, "who is short gives nothing");
     judge([1.2, 0.9, 1.1, 0.9, 1.0, 1.0], (1.3, 1.1), later(10_000));
     assert_eq!(moves(later(10_000)), 0, "who has its share receives nothing");
-    judge([1.2, 1.2, 1.2, 1.2, 0.6, 0.6], (1.15, 1.1), later(11_000));
-    assert_eq!(moves(later(12_000)), 0, "it is even, and over");
+    judge([1.1, 1.1, 1.1, 1.1, 1.0, 0.6], (1.15, 1.1), later(11_000));
+    assert_eq!(moves(later(11_000)), 10, "even, but one newcomer has not arrived");
+    judge([1.1, 1.1, 1.1, 1.0, 0.9, 0.9], (1.15, 1.1), later(12_000));
+    assert!(shop.rebalancing.since().is_none() && moves(later(13_000)) == 0, "it is over");
 }
 
 #[test]

@@ -61,7 +61,8 @@ impl Wishes {
         let before = self.own.swap(wish as u8, Ordering::Relaxed);
         self.percent.store(percent.min(WHOLE), Ordering::Relaxed);
         let begins = wish == Wish::Drain && before != Wish::Drain as u8;
-        if begins || wish != Wish::Drain {
+        // A drain that becomes maint keeps its deadline.
+        if begins || wish == Wish::Ready {
             let deadline = deadline.filter(|_| begins).map_or(NO_DEADLINE, Moment::as_nanos);
             self.own_deadline.store(deadline, Ordering::Relaxed);
         }
@@ -104,9 +105,9 @@ impl Wishes {
         self.deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// Whether it is draining, and has had its time.
+    /// Whether it is to take its leave, and has had its time for it.
     pub fn is_drained(&self, now: Moment) -> bool {
-        self.effective() == Wish::Drain && self.is_past_deadline(now)
+        self.effective() != Wish::Ready && self.is_past_deadline(now)
     }
 
     /// The operator's weight; `file` is what the configuration says now.
@@ -159,6 +160,22 @@ mod tests {
         assert_eq!((wishes.effective(), wishes.of_operator()), (Wish::Maint, Wish::Drain));
         wishes.forget_own();
         assert_eq!(wishes.effective(), Wish::Drain);
+    }
+
+    #[test]
+    fn a_deadline_holds_whoever_wants_more_than_a_drain() {
+        let (early, late) = (Moment::from_nanos(10), Moment::from_nanos(30));
+        let wishes = Wishes::default();
+        wishes.set(Wish::Drain, Some(Moment::from_nanos(20)));
+        assert!(!wishes.is_drained(early) && wishes.is_drained(late));
+        wishes.set_own(Wish::Maint, 100, None);
+        assert!(!wishes.is_drained(early) && wishes.is_drained(late), "the server wants more, and no later");
+        wishes.set(Wish::Ready, None);
+        assert!(!wishes.is_drained(late), "nobody has set a time");
+        wishes.set_own(Wish::Ready, 100, None);
+        wishes.set_own(Wish::Drain, 100, Some(Moment::from_nanos(20)));
+        wishes.set_own(Wish::Maint, 100, None);
+        assert!(wishes.is_drained(late));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
 use crate::names::{Ineligible, Limit, MovedWhy, Outcome, Verdict};
-use crate::pool::{Ask, InFlight, NoServer, Pick, Picked, PinKind, RetryGuard, Tried, Waiting};
+use crate::pool::{Ask, InFlight, NoServer, Picked, PinKind, RetryGuard, Tried, Waiting};
 use crate::runtime::PoolEntry;
 use crate::upstream::{
     BodyFault, ConnectError, Connection, FailureKind, OutBody, RequestBody, SendFailure, Target, TimeLimits,
@@ -168,8 +168,8 @@ async fn choose(
                 exchange.waited_in_line(position, now.since(joined));
                 let unfit = entry.pool.servers[server].unfit_for_pinned(now).filter(|why| *why != Ineligible::Full);
                 if let Some(guard) = called.filter(|_| unfit.is_none()) {
-                    let shadow = entry.pool.place_in_shadow(&ask, &mut worker.random.borrow_mut());
-                    exchange.chose(Pick { server, verdict: Verdict::Waited, cost: None, shadow, guard }, now);
+                    let pick = entry.pool.pick_of_waiting(server, guard, &ask, &mut worker.random.borrow_mut());
+                    exchange.chose(pick, now);
                     return Ok(server);
                 }
                 may_wait = false;

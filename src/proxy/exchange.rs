@@ -216,6 +216,7 @@ impl Exchange {
         if let Some(guard) = self.guard.take() {
             guard.state().latency.observe(now.since(self.chosen), outcome != Outcome::ClientLeft, now);
         }
+        self.shadow = None;
         self.server = None;
     }
 

@@ -42,6 +42,8 @@ pub struct Snapshot {
     /// Makes the `session` field of the access log.
     pub session_hasher: Hasher,
     table: RouteTable,
+    /// What routes match, listeners by what stands for their names.
+    matches: Vec<RouteMatch>,
     /// Who asked how often, by position of the route; kept as long as it matches the same.
     rates: Vec<Option<Arc<KeyedRate>>>,
     /// Names of our cookies, prefixed and plain, of all pools.
@@ -122,9 +124,10 @@ impl Snapshot {
             // Equal routes were refused when the file was read.
             table: RouteTable::build(&matches).unwrap_or_default(),
             cookie_names: cookie_names(&pools),
-            rates: routes.iter().map(|route| keyed_rate(route, previous, random)).collect(),
+            rates: routes.iter().zip(&matches).map(|(route, of)| keyed_rate(route, of, previous, random)).collect(),
             admin_tls,
             admin_logins: ring.sealer("steadfast admin login v1", b""),
+            matches,
             session_hasher: ring.hasher("steadfast log session v1"),
             process,
             admin,
@@ -179,12 +182,16 @@ impl Snapshot {
 }
 
 /// The buckets of a route with a rate: those that it had, or empty ones.
-fn keyed_rate(route: &Route, previous: Option<&Snapshot>, random: &mut fastrand::Rng) -> Option<Arc<KeyedRate>> {
+fn keyed_rate(
+    route: &Route,
+    matches: &RouteMatch,
+    previous: Option<&Snapshot>,
+    random: &mut fastrand::Rng,
+) -> Option<Arc<KeyedRate>> {
     let wanted = route.rate?;
-    let same = |known: &Route| known.matches == route.matches && known.rate.is_some_and(|rate| rate.by == wanted.by);
     let known = previous.and_then(|previous| {
-        let at = previous.routes.iter().position(same)?;
-        previous.rates[at].clone()
+        let at = previous.matches.iter().position(|known| known == matches)?;
+        previous.rates[at].clone().filter(|_| previous.routes[at].rate.is_some_and(|rate| rate.by == wanted.by))
     });
     Some(known.unwrap_or_else(|| Arc::new(KeyedRate::new(random.u64(..)))))
 }

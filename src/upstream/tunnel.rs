@@ -128,11 +128,11 @@ async fn finish_frames(mut copying: Pin<&mut impl Future<Output = io::Result<(u6
     .await;
 }
 
-/// Sends a Close, and reads until the other side has closed as well.
+/// Sends a Close and ends the connection on our side, then reads until the other has ended it as well.
 async fn say_goodbye<T: AsyncRead + AsyncWrite + Unpin>(side: &mut Watched<T>, close: &[u8]) -> io::Result<()> {
     if side.written.is_between() {
         side.io.write_all(close).await?;
-        side.io.flush().await?;
+        side.io.shutdown().await?;
         let mut rest = [0; 4_096];
         while side.io.read(&mut rest).await? > 0 {}
     }
