@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::connections::{Activity, Control, Phase, Registration, Want};
+use super::gather::Gather;
 use super::socket::ClientSocket;
 use super::{AddressGuard, Downstream, Handler, Limits};
 use crate::metrics::{ListenerMetrics, WorkerId};
@@ -165,14 +166,17 @@ pub(super) async fn serve<H: Handler>(
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024);
-        drive(pin!(builder.serve_connection(TokioIo::new(io), service)), &control).await
+        let gather = Gather::new(io);
+        let connection = builder.serve_connection(TokioIo::new(gather.handle()), service);
+        drive(pin!(connection), &control, |cx| gather.poll_send(cx)).await
     } else {
         let mut builder = http1::Builder::new();
         builder
             .max_headers(limits.header_count)
             .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
             .header_read_timeout(None);
-        drive(pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades()), &control).await
+        let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        drive(pin!(connection), &control, |_| Poll::Ready(Ok(()))).await
     }
 }
 
@@ -191,7 +195,7 @@ where
     }
 }
 
-impl<S, B> Connection for http2::Connection<TokioIo<ClientIo>, S, LocalExecutor>
+impl<S, B> Connection for http2::Connection<TokioIo<Gather<ClientIo>>, S, LocalExecutor>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Future: 'static, Error: Into<BoxError>>,
     B: Body<Data: 'static, Error: Into<BoxError>> + 'static,
@@ -203,8 +207,14 @@ where
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control) -> Ended {
+/// Polls a connection to its end, and after each poll sends what it has written.
+async fn drive(
+    mut connection: Pin<&mut impl Connection>,
+    control: &Control,
+    mut send: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+) -> Ended {
     let mut finishing = false;
+    let mut ended = None;
     poll_fn(|cx| {
         match control.want(cx) {
             Want::Abort => return Poll::Ready(Ended::Aborted),
@@ -214,10 +224,17 @@ async fn drive(mut connection: Pin<&mut impl Connection>, control: &Control) -> 
             }
             Want::Finish | Want::Nothing => {}
         }
-        connection.as_mut().poll(cx).map(|result| match result {
-            Ok(()) => Ended::Fine,
-            Err(error) => Ended::Failed(error),
-        })
+        if ended.is_none()
+            && let Poll::Ready(result) = connection.as_mut().poll(cx)
+        {
+            ended = Some(result.map_or_else(Ended::Failed, |()| Ended::Fine));
+        }
+        match send(cx) {
+            // What a connection has said last (why it ends) is to be heard.
+            Poll::Ready(Ok(())) => ended.take().map_or(Poll::Pending, Poll::Ready),
+            Poll::Ready(Err(_)) => Poll::Ready(ended.take().unwrap_or(Ended::Fine)),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }

@@ -8,6 +8,7 @@
 //! listens on the same port.
 
 mod connections;
+mod gather;
 mod http;
 mod proxy_protocol;
 mod socket;
