@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
@@ -21,6 +21,9 @@ use crate::config::AdminAddress;
 use crate::routing::Authority;
 use crate::tasks;
 use crate::tls::{self, ClientConfig, ClientSettings, ServerName};
+
+/// The largest answer that is read: thousands of servers, and no more than a terminal can use.
+const MOST_BYTES: usize = 64 << 20;
 
 /// What is asked of the proxy.
 pub enum Action {
@@ -83,7 +86,7 @@ pub fn run(contact: &Contact, action: Action, as_json: bool) -> Result<String, C
             Action::Drain { server, wait: true, .. } => wait_until_safe(contact, server).await?,
             _ => value,
         };
-        Ok(if as_json { format!("{value:#}\n") } else { for_people(&action, &value) })
+        Ok(if as_json { format!("{value:#}\n") } else { printable(&for_people(&action, &value)) })
     })
 }
 
@@ -190,7 +193,8 @@ async fn exchange(
     let request = request.body(Full::new(bytes)).map_err(|error| protocol(&error))?;
     let response = sender.send_request(request).await.map_err(|error| protocol(&error))?;
     let status = response.status();
-    let bytes = response.into_body().collect().await.map_err(|error| protocol(&error))?.to_bytes();
+    let collected = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+    let bytes = collected.map_err(|error| protocol(&error))?.to_bytes();
     let value = serde_json::from_slice(&bytes).map_err(|error| protocol(&error))?;
     Ok((status, value))
 }
@@ -206,6 +210,12 @@ fn refusal(value: &Value) -> String {
     let problems: Vec<String> = problems.collect();
     let title = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("The proxy refused.");
     if problems.is_empty() { title.to_owned() } else { format!("{title}\n{}", problems.join("\n")) }
+}
+
+/// What a terminal would obey is shown instead.
+fn printable(text: &str) -> String {
+    let shown = |letter: char| if letter.is_control() && letter != '\n' { '\u{fffd}' } else { letter };
+    text.chars().map(shown).collect()
 }
 
 fn for_people(action: &Action, value: &Value) -> String {

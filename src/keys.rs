@@ -125,9 +125,10 @@ impl Token {
     /// What can be guessed is no secret: the fewest bytes of a token.
     pub const FEWEST_BYTES: usize = 16;
 
-    /// A token; nothing when it is too short.
+    /// A token; nothing when it is too short, or could not be sent in a header.
     pub fn new(word: &[u8]) -> Option<Self> {
-        (word.len() >= Self::FEWEST_BYTES).then(|| Token(Self::digest(word)))
+        let fits = word.iter().all(|byte| (b' '..=b'~').contains(byte));
+        (fits && word.len() >= Self::FEWEST_BYTES).then(|| Token(Self::digest(word)))
     }
 
     fn digest(word: &[u8]) -> [u8; digest::SHA256_OUTPUT_LEN] {

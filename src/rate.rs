@@ -29,6 +29,11 @@ impl Rate {
         Rate { cost, depth: cost.saturating_mul(u64::from(burst.max(1))) }
     }
 
+    /// Whether `burst` admissions of this rate are more than the clock can count.
+    pub fn is_beyond_measure(&self, burst: u32) -> bool {
+        self.cost.checked_mul(u64::from(burst.max(1))).is_none_or(|depth| depth > u64::MAX / 4)
+    }
+
     /// One more admission of a bucket that is empty at `empty`: when it is empty then, or how long to wait.
     fn admit(self, empty: u64, now: Moment) -> Result<u64, Duration> {
         let now = now.as_nanos();

@@ -11,8 +11,6 @@ use crate::keys::{Sealer, Token};
 use crate::routing::Authority;
 use crate::tls::Names;
 
-/// The cookie of somebody who has given the token.
-pub(super) const COOKIE: &str = "__Host-sf-admin";
 /// How long a login lasts.
 const LOGIN_SECONDS: u64 = 12 * 3_600;
 const PLAIN_BYTES: usize = 16;
@@ -29,7 +27,9 @@ pub(super) fn check_origin<B>(
     if host.is_some_and(|host| !is_ours(host, local, names)) {
         return Err("The Host of the request is not this address.");
     }
-    let safe = request.method() == Method::GET || request.method() == Method::HEAD;
+    let only_reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    // A page could hold all streams open, though it may not read them.
+    let safe = only_reads && request.uri().path() != super::STREAM;
     let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
     if !safe && text(header::ORIGIN).is_some_and(|origin| !own(origin)) {
         return Err("The request comes from another origin.");
@@ -52,7 +52,7 @@ pub(super) fn is_let_in(headers: &HeaderMap, token: &Token, logins: &Sealer, now
         let (scheme, given) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| given.trim_ascii())
     });
-    let mut cookies = headers::cookies(headers).filter(|(name, _)| *name == COOKIE.as_bytes());
+    let mut cookies = headers::cookies(headers).filter(|(name, _)| *name == headers::ADMIN_COOKIE.as_bytes());
     bearer.is_some_and(|given| token.is(given)) || cookies.any(|(_, value)| is_login(value, token, logins, now))
 }
 
@@ -63,7 +63,10 @@ pub(super) fn login_cookie(token: &Token, logins: &Sealer, now: Wall) -> Option<
     plain[8..].copy_from_slice(&token.name());
     let sealed: [u8; PLAIN_BYTES + Sealer::OVERHEAD] = logins.seal(&plain);
     let value = BASE64URL_NOPAD.encode(&sealed);
-    let line = format!("{COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={LOGIN_SECONDS}");
+    let line = format!(
+        "{}={value}; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age={LOGIN_SECONDS}",
+        headers::ADMIN_COOKIE
+    );
     HeaderValue::try_from(line).ok()
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod connections;
 mod describe;
 mod explain;
 
@@ -29,15 +30,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
+use connections::{Connections, Place};
+
 use crate::clock::Clock;
 use crate::config::AdminAddress;
+use crate::keys::Token;
 use crate::metrics;
 use crate::runtime::Runtime;
-use crate::tasks;
 use crate::tls::Names;
 
-/// Connections served at once, per address: scrapes and people, no crowds.
-const MOST_CONNECTIONS: usize = 64;
 /// Dashboards and other readers of the stream, among them.
 const MOST_STREAMS: usize = 32;
 /// For a TLS handshake, a request's head, and its body.
@@ -96,7 +97,7 @@ struct Surface {
     /// Who reloads; none on the address that only serves metrics.
     reloads: Option<mpsc::Sender<ReloadRequest>>,
     registry: Registry,
-    places: tokio::sync::Semaphore,
+    connections: Connections,
     /// Places of event streams among them: whoever forgets a dashboard must not shut out the others.
     streams: Arc<tokio::sync::Semaphore>,
 }
@@ -108,9 +109,8 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
         Ok(registry) => registry,
         Err(error) => return tracing::error!(%error, "metrics cannot be registered"),
     };
-    let places = tokio::sync::Semaphore::new(MOST_CONNECTIONS);
     let streams = Arc::new(tokio::sync::Semaphore::new(MOST_STREAMS));
-    let surface = Rc::new(Surface { runtime, registry, reloads, places, streams });
+    let surface = Rc::new(Surface { runtime, registry, reloads, connections: Connections::default(), streams });
     let ended = match socket {
         Socket::Tcp(listener) => match TcpListener::from_std(listener) {
             Ok(listener) => loop {
@@ -125,12 +125,9 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
             Ok(listener) => loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        let surface = Rc::clone(&surface);
-                        // The connection ends by the client, or by the header timeout.
-                        tasks::spawn(async move {
-                            let Ok(_place) = surface.places.try_acquire() else { return };
-                            surface.speak(stream, None, None).await;
-                        });
+                        let serving = Rc::clone(&surface);
+                        let speak = |place| async move { serving.speak(stream, None, None, place).await };
+                        surface.connections.open(speak);
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -147,20 +144,18 @@ async fn pause(error: &io::Error) {
 }
 
 fn open_tcp(surface: &Rc<Surface>, stream: TcpStream) {
-    let surface = Rc::clone(surface);
-    // The connection ends by the client, or by one of the timeouts.
-    tasks::spawn(async move {
-        let Ok(_place) = surface.places.try_acquire() else { return };
+    let serving = Rc::clone(surface);
+    surface.connections.open(|place| async move {
         let local = stream.local_addr().ok().map(|address| address.ip());
-        let snapshot = surface.runtime.snapshot();
-        let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| surface.reloads.is_some()) else {
-            return surface.speak(stream, local, None).await;
+        let snapshot = serving.runtime.snapshot();
+        let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| serving.reloads.is_some()) else {
+            return serving.speak(stream, local, None, place).await;
         };
         let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
         let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, accepting).await else { return };
         let names = tls.facts(stream.get_ref().1).names;
         drop(snapshot);
-        surface.speak(stream, local, Some(names)).await;
+        serving.speak(stream, local, Some(names), place).await;
     });
 }
 
@@ -170,27 +165,39 @@ impl Surface {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         local: Option<IpAddr>,
         names: Option<Arc<Names>>,
+        place: Rc<Place>,
     ) {
         let service = service_fn(|request| {
-            let (surface, names) = (Rc::clone(self), names.clone());
-            async move { Ok::<_, Infallible>(surface.answer(request, local, names.as_deref()).await) }
+            let (surface, names, place) = (Rc::clone(self), names.clone(), Rc::clone(&place));
+            async move { Ok::<_, Infallible>(surface.answer(request, local, names.as_deref(), &place).await) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
         let _ = builder.serve_connection(TokioIo::new(stream), service).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, local: Option<IpAddr>, names: Option<&Names>) -> Reply {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        local: Option<IpAddr>,
+        names: Option<&Names>,
+        place: &Place,
+    ) -> Reply {
         let path = request.uri().path();
         if let Some(reloads) = &self.reloads {
             if let Err(why) = access::check_origin(&request, local, names) {
                 return problem(StatusCode::FORBIDDEN, why);
             }
-            if !is_for_anybody(request.method(), path) && !self.is_let_in(&request) {
-                return refuse_entry();
+            if !is_for_anybody(request.method(), path) {
+                if !self.is_let_in(&request) {
+                    return refuse_entry();
+                }
+                if self.runtime.snapshot().admin.token.is_some() {
+                    place.keep();
+                }
             }
             match (request.method(), path) {
-                (&Method::GET, "/api/v1/stream") => return self.stream(),
+                (&Method::GET, STREAM) => return self.stream(),
                 (&Method::POST, LOGIN) => return self.login(request).await,
                 _ if path.starts_with(api::PREFIX) => return api::answer(&self.runtime, reloads, request).await,
                 _ => {}
@@ -244,14 +251,20 @@ impl Surface {
         response
     }
 
-    /// One snapshot a second, for as long as the client stays.
+    /// One snapshot a second, for as long as the client stays and its token counts.
     fn stream(&self) -> Reply {
         let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open; close one.");
         };
-        let ticks = tokio::time::interval(Duration::from_secs(1));
-        let events = futures_util::stream::unfold((ticks, Arc::clone(&self.runtime), place), |mut state| async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let token = |runtime: &Runtime| runtime.snapshot().admin.token.as_ref().map(Token::name);
+        let (runtime, let_in_by) = (Arc::clone(&self.runtime), token(&self.runtime));
+        let events = futures_util::stream::unfold((ticks, runtime, place), move |mut state| async move {
             state.0.tick().await;
+            if token(&state.1) != let_in_by {
+                return None;
+            }
             let event = format!("data: {}\n\n", describe::everything(&state.1.snapshot()));
             Some((Ok(Frame::data(Bytes::from(event))), state))
         });
@@ -261,6 +274,7 @@ impl Surface {
     }
 }
 
+const STREAM: &str = "/api/v1/stream";
 const LOGIN: &str = "/api/v1/login";
 
 /// Health is for balancers and supervisors, which know no token; and who logs in does not have the cookie yet.

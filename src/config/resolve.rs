@@ -81,7 +81,7 @@ pub(super) fn resolve(
     let configuration = ring.zip(admin).map(|(ring, admin)| Configuration {
         process,
         ring: Arc::new(ring),
-        admin,
+        admin: Arc::new(admin),
         listeners,
         routes,
         pools,
@@ -219,6 +219,14 @@ pub(super) fn admin_contact(document: &DeTable<'_>, path: &Path, problems: &Prob
 fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Option<AdminAddress> {
     let address = section.text("address")?;
     match address.value.strip_prefix("unix:") {
+        Some("") => {
+            context.error(
+                address.span,
+                "a Unix socket needs a path",
+                "for example \"unix:/run/steadfast.sock\"".to_owned(),
+            );
+            None
+        }
         Some(path) => Some(AdminAddress::Unix(context.directory.join(path))),
         None => socket_address(context, &address).map(AdminAddress::Tcp),
     }
@@ -259,7 +267,7 @@ fn admin_token(context: &Context<'_>, text: &Located<String>) -> Option<Token> {
     let token = Token::new(word.trim().as_bytes());
     if token.is_none() {
         let help = "`steadfast key` prints a good one".to_owned();
-        let message = format!("the token has fewer than {} bytes: it could be guessed", Token::FEWEST_BYTES);
+        let message = format!("a token is one line of at least {} printable ASCII characters", Token::FEWEST_BYTES);
         context.error(text.span.clone(), message, help);
     }
     token

@@ -80,7 +80,11 @@ fn rate(context: &Context<'_>, route: &Section<'_>, knows_sessions: bool) -> Opt
     }
     let requests: u32 = section.number("requests");
     let burst = if section.has("burst") { section.number("burst") } else { requests };
-    section.is_written().then(|| RouteRate { rate: Rate::new(requests, section.duration("per"), burst), by })
+    let rate = Rate::new(requests, section.duration("per"), burst);
+    if rate.is_beyond_measure(burst) {
+        context.error(section.place("burst"), "this burst takes longer to come back than any clock runs", None);
+    }
+    section.is_written().then_some(RouteRate { rate, by })
 }
 
 fn route_match(context: &Context<'_>, section: &Section<'_>, listeners: &[Located<String>]) -> Option<RouteMatch> {

@@ -26,7 +26,7 @@ use crate::{listener, probe, tls};
 pub struct Configuration {
     pub process: Process,
     pub ring: Arc<KeyRing>,
-    pub admin: Admin,
+    pub admin: Arc<Admin>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub pools: Vec<PoolSettings>,

@@ -44,6 +44,11 @@ impl Fitness {
         Fitness(AtomicU64::new(NOT_FIT))
     }
 
+    /// It is new again.
+    pub(super) fn forget(&self) {
+        self.0.store(NOT_FIT, Ordering::Relaxed);
+    }
+
     /// Takes in whether it is fit now; says whether it has joined with this.
     fn look(&self, fit: bool, now: Moment) -> bool {
         let joins = fit && self.0.load(Ordering::Relaxed) == NOT_FIT;

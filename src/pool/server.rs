@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::join::{Fitness, Part};
 use super::line::Line;
 use super::sessions::{Countdown, Sessions};
-use super::wish::Wishes;
+use super::wish::{Wish, Wishes};
 use crate::balance::PeakEwma;
 use crate::clock::Moment;
 use crate::health::{Outlier, Vitals};
@@ -90,6 +90,14 @@ impl ServerState {
     /// A server that is new to a pool that serves already.
     pub fn newcomer(metrics: Arc<ServerMetrics>) -> Self {
         Self::with(metrics, Fitness::of_newcomer())
+    }
+
+    /// It was gone from the pool, and is named again.
+    pub fn comes_back(&self) {
+        self.fitness.forget();
+        self.wishes.forget_own();
+        self.wishes.set(Wish::Ready, None);
+        self.vitals.forget();
     }
 
     fn with(metrics: Arc<ServerMetrics>, fitness: Fitness) -> Self {

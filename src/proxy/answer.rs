@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
@@ -121,7 +122,7 @@ pub(super) fn release(answer: Answer, mut exchange: Box<Exchange>) -> Response<R
             ReplyBody::local(response, exchange)
         }
         Answer::Server(response) => {
-            let is_event_stream = headers::is_event_stream(response.headers());
+            let is_event_stream = headers::is_event_stream(response.headers()) && !response.body().is_end_stream();
             let stay = is_event_stream.then(|| exchange.stay(LongLivedKind::EventStream)).flatten();
             response.map(|body| ReplyBody::from_server(body, exchange, stay))
         }

@@ -1,9 +1,10 @@
 //! The record of one exchange. It goes along from the first byte of the request to the last of the response, and
 //! settles everything when it is dropped: load, metrics, the log line.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::access_log::Line;
 use super::error::{Error, Kind};
 use super::identify::Identity;
-use super::long_lived::StayGuard;
+use super::long_lived::{Abandon, StayGuard};
 use super::{Worker, reply};
 use crate::clock::{Clock, Moment};
 use crate::headers;
@@ -336,20 +337,38 @@ impl Drop for Exchange {
 }
 
 /// A response's body, with the record of its exchange.
-pub struct ReplyBody {
-    source: Source,
-    /// Nothing for a tunnel: its record goes with the tunnel.
-    exchange: Option<Box<Exchange>>,
-    /// Of an event stream, which a drain may end.
-    stay: Option<StayGuard>,
+pub struct ReplyBody(Held);
+
+enum Held {
+    Own(Reply),
+    /// An event stream, which a drain may take away.
+    Stream(Rc<EventStream>),
+    /// A tunnel's record goes with the tunnel.
+    Nothing,
 }
 
-/// A long-lived exchange that a drain has ended, in the log.
-const DRAINED: &str = "drained";
+struct Reply {
+    source: Source,
+    exchange: Box<Exchange>,
+}
 
 enum Source {
     Local(Option<Bytes>),
     Server(UpstreamBody),
+}
+
+/// Gone once the drain has ended it.
+struct EventStream(RefCell<Option<(Reply, StayGuard)>>);
+
+/// A long-lived exchange that a drain has ended, in the log.
+const DRAINED: &str = "drained";
+
+impl Abandon for EventStream {
+    fn abandon(&self) {
+        if let Some((mut reply, _stay)) = self.0.take() {
+            reply.exchange.error = Some(DRAINED);
+        }
+    }
 }
 
 impl ReplyBody {
@@ -362,55 +381,41 @@ impl ReplyBody {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty() && !is_head);
-        Response::from_parts(parts, ReplyBody { source: Source::Local(bytes), exchange: Some(exchange), stay: None })
+        Response::from_parts(parts, ReplyBody(Held::Own(Reply { source: Source::Local(bytes), exchange })))
     }
 
     pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>, stay: Option<StayGuard>) -> Self {
-        ReplyBody { source: Source::Server(body), exchange: Some(exchange), stay }
+        let reply = Reply { source: Source::Server(body), exchange };
+        let Some(stay) = stay else { return ReplyBody(Held::Own(reply)) };
+        ReplyBody(Held::Stream(Rc::new_cyclic(|stream: &Weak<EventStream>| {
+            let stream: Weak<dyn Abandon> = stream.clone();
+            stay.may_abandon(stream);
+            EventStream(RefCell::new(Some((reply, stay))))
+        })))
     }
 
     pub(super) const fn of_tunnel() -> Self {
-        ReplyBody { source: Source::Local(None), exchange: None, stay: None }
-    }
-
-    /// Ends well for the client: a browser comes again, and says which event it has seen last.
-    fn end_early(&mut self) {
-        self.stay = None;
-        self.source = Source::Local(None);
-        if let Some(exchange) = &mut self.exchange {
-            exchange.error = Some(DRAINED);
-        }
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        if let Some(exchange) = &mut self.exchange {
-            exchange.bytes_out += bytes as u64;
-        }
+        ReplyBody(Held::Nothing)
     }
 }
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BodyError;
+type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let me = &mut *self;
-        if me.stay.as_ref().is_some_and(|stay| stay.poll_over(cx).is_ready()) {
-            me.end_early();
-        }
-        let polled = match &mut me.source {
+impl Reply {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let polled = match &mut self.source {
             Source::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Server(body) => Pin::new(body).poll_frame(cx),
         };
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => me.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.exchange.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+            }
             Poll::Ready(Some(Err(error))) => {
-                if let Some(exchange) = &mut me.exchange {
-                    exchange.error = Some(match error {
-                        BodyError::Broken(_) => "response_broken",
-                        BodyError::Silent => "response_silent",
-                    });
-                }
+                self.exchange.error = Some(match error {
+                    BodyError::Broken(_) => "response_broken",
+                    BodyError::Silent => "response_silent",
+                });
             }
             _ => {}
         }
@@ -428,6 +433,50 @@ impl Body for ReplyBody {
         match &self.source {
             Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Source::Server(body) => body.size_hint(),
+        }
+    }
+}
+
+impl EventStream {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Polled {
+        let mut held = self.0.borrow_mut();
+        let Some((reply, stay)) = &mut *held else { return Poll::Ready(None) };
+        if stay.poll_over(cx).is_pending() {
+            return reply.poll_frame(cx);
+        }
+        drop(held);
+        // It ends well for the client: a browser comes again, and says which event it has seen last.
+        self.abandon();
+        Poll::Ready(None)
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
+        match &mut self.0 {
+            Held::Own(reply) => reply.poll_frame(cx),
+            Held::Stream(stream) => stream.poll_frame(cx),
+            Held::Nothing => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Held::Own(reply) => reply.is_end_stream(),
+            // That it ends is known when it does.
+            Held::Stream(_) => false,
+            Held::Nothing => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Held::Own(reply) => reply.size_hint(),
+            Held::Stream(_) => SizeHint::default(),
+            Held::Nothing => SizeHint::with_exact(0),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -24,6 +24,13 @@ struct Stay {
     server: Arc<ServerState>,
     is_over: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// What can be let go of whoever does not look any more: a client that takes nothing is never asked for more.
+    abandoned: RefCell<Option<Weak<dyn Abandon>>>,
+}
+
+/// Something that can be given up without its owner.
+pub(super) trait Abandon {
+    fn abandon(&self);
 }
 
 impl Stay {
@@ -33,13 +40,25 @@ impl Stay {
             waker.wake();
         }
     }
+
+    fn let_go(&self) {
+        let abandoned = self.abandoned.take().and_then(|abandoned| abandoned.upgrade());
+        if let Some(abandoned) = abandoned {
+            abandoned.abandon();
+        }
+    }
 }
 
 impl LongLived {
     /// Notes one more, for as long as the guard lives.
     pub(super) fn enter(self: &Rc<Self>, kind: LongLivedKind, server: &Arc<ServerState>) -> StayGuard {
         server.long_lived[kind.index()].fetch_add(1, Ordering::Relaxed);
-        let stay = Rc::new(Stay { server: Arc::clone(server), is_over: Cell::new(false), waker: RefCell::new(None) });
+        let stay = Rc::new(Stay {
+            server: Arc::clone(server),
+            is_over: Cell::new(false),
+            waker: RefCell::new(None),
+            abandoned: RefCell::new(None),
+        });
         let id = self.entered.get();
         self.entered.set(id + 1);
         self.under_way.borrow_mut().insert(id, Rc::clone(&stay));
@@ -50,12 +69,16 @@ impl LongLived {
         self.under_way.borrow().len()
     }
 
-    /// Ends those on servers whose drain has had its time.
+    /// Ends those on servers whose drain has had its time, and lets go of those that did not end since the last sweep.
     pub(super) fn sweep(&self, now: Moment) {
+        // Letting go ends a stay, which leaves the table: it must not be borrowed then.
         let under_way = self.under_way.borrow();
-        let late = |stay: &&Rc<Stay>| !stay.is_over.get() && stay.server.wishes.is_drained(now);
-        // Wakers run later, on the worker's own queue, so the borrow ends before any task does.
-        under_way.values().filter(late).for_each(|stay| stay.end());
+        let late = under_way.values().filter(|stay| stay.server.wishes.is_drained(now));
+        let late: Vec<Rc<Stay>> = late.map(Rc::clone).collect();
+        drop(under_way);
+        for stay in late {
+            if stay.is_over.get() { stay.let_go() } else { stay.end() }
+        }
     }
 
     /// Ends all.
@@ -73,6 +96,11 @@ pub(super) struct StayGuard {
 }
 
 impl StayGuard {
+    /// Says what is to be let go of if the exchange does not end when it is told to.
+    pub(super) fn may_abandon(&self, what: Weak<dyn Abandon>) {
+        *self.stay.abandoned.borrow_mut() = Some(what);
+    }
+
     /// Ready when the exchange is to end; else the task is woken when it is.
     pub(super) fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.stay.is_over.get() {

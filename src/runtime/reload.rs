@@ -139,11 +139,11 @@ fn keep_what_needs_a_restart(configuration: &mut config::Configuration, before: 
         configuration.process.access_log = before.process.access_log.clone();
         changed.push("[process] access_log");
     }
-    let (address, metrics) = (&before.admin.address, before.admin.metrics);
-    if configuration.admin.address != *address || configuration.admin.metrics != metrics {
-        configuration.admin.address = address.clone();
-        configuration.admin.metrics = metrics;
-        changed.push("[admin] address and metrics");
+    let (old, new) = (&before.admin, &configuration.admin);
+    if old.address != new.address || old.metrics != new.metrics {
+        // Whole: token and TLS of one address must not end with what the file says of another.
+        configuration.admin = Arc::clone(old);
+        changed.push("[admin], as its addresses have changed");
     }
     changed
 }

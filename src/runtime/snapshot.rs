@@ -1,7 +1,7 @@
 //! The immutable built configuration. One exchange reads it once; what must agree is in it together.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::affinity::{Affinity, LearnedTable, PinSealer};
 use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
+use crate::headers;
 use crate::keys::{Hasher, KeyRing, Sealer};
 use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
@@ -31,7 +32,7 @@ pub enum BuildError {
 /// Everything that an exchange goes by.
 pub struct Snapshot {
     pub process: Process,
-    pub admin: Admin,
+    pub admin: Arc<Admin>,
     /// TLS of the admin address.
     pub admin_tls: Option<tls::Endpoint>,
     /// Seals the cookies of those who have given the admin token.
@@ -66,6 +67,8 @@ pub struct PoolEntry {
     pub drain_deadline: Option<Duration>,
     /// A session not seen for so long no longer counts.
     pub session_window: Duration,
+    /// Servers that the file no longer names, while exchanges of theirs are under way: if they come back, so do these.
+    departed: Vec<(Box<str>, Weak<ServerState>)>,
     /// What was measured of it when it was last looked at.
     pub load: Mutex<Load>,
 }
@@ -199,10 +202,8 @@ fn keyed_rate(
 fn cookie_names(pools: &[PoolEntry]) -> HashSet<Box<[u8]>> {
     let own =
         pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
-    let settings = own.map(Affinity::settings);
-    settings
-        .flat_map(|settings| [&*settings.cookie, settings.plain_cookie()].map(|name| name.as_bytes().into()))
-        .collect()
+    let names = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
+    names.chain([headers::ADMIN_COOKIE]).map(|name| name.as_bytes().into()).collect()
 }
 
 struct PoolBuilder<'a> {
@@ -233,6 +234,7 @@ impl PoolBuilder<'_> {
             let names = names.iter().map(|name| &**name);
             Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), learned, &settings.name, names)
         });
+        let departed = before.map(|before| departed(before, &names)).unwrap_or_default();
         let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
         let parts = PoolParts {
             name: settings.name,
@@ -259,6 +261,7 @@ impl PoolBuilder<'_> {
             health: settings.health,
             drain_deadline: settings.drain_deadline,
             session_window: settings.session_window,
+            departed,
             load: Mutex::default(),
         })
     }
@@ -268,11 +271,26 @@ impl PoolBuilder<'_> {
 fn state(before: Option<&PoolEntry>, server: &ServerEntry, metrics: &PoolMetrics) -> Arc<ServerState> {
     let name = &server.settings.name;
     let known = before.and_then(|before| before.pool.servers.iter().find(|known| known.settings.name == *name));
-    match known {
-        Some(known) => Arc::clone(&known.state),
-        None if before.is_some() => Arc::new(ServerState::newcomer(metrics.server(name))),
-        None => Arc::new(ServerState::new(metrics.server(name))),
+    if let Some(known) = known {
+        return Arc::clone(&known.state);
     }
+    let Some(before) = before else { return Arc::new(ServerState::new(metrics.server(name))) };
+    let departed = before.departed.iter().find(|(departed, _)| departed == name);
+    match departed.and_then(|(_, state)| state.upgrade()) {
+        Some(state) => {
+            state.comes_back();
+            state
+        }
+        None => Arc::new(ServerState::newcomer(metrics.server(name))),
+    }
+}
+
+/// The servers that are gone with this configuration, or were already, and have something under way.
+fn departed(before: &PoolEntry, names: &[Box<str>]) -> Vec<(Box<str>, Weak<ServerState>)> {
+    let leaving = before.pool.servers.iter().map(|known| (&known.settings.name, Arc::downgrade(&known.state)));
+    let earlier = before.departed.iter().map(|(name, state)| (name, Weak::clone(state)));
+    let gone = earlier.chain(leaving).filter(|(name, state)| !names.contains(name) && state.strong_count() > 0);
+    gone.map(|(name, state)| (name.clone(), state)).collect()
 }
 
 /// Targets by server; one that is spoken to as before is the same one, with its connections.

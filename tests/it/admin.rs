@@ -146,3 +146,54 @@ fn the_stream_brings_a_snapshot_a_second() {
         head.contains("200")
     });
 }
+
+#[test]
+fn a_reload_that_moves_the_admin_address_takes_neither_token_nor_tls_from_the_old_one() {
+    let origin = Origin::start("a");
+    let (directory, configuration) = with_token(&origin, "");
+    let proxy = Proxy::start_in(directory, &configuration);
+    let elsewhere = configuration.replace(KEYS, "");
+    assert!(proxy.reload(&elsewhere));
+    assert!(proxy.logged("a change of this takes a restart").is_some());
+    let stranger = Client::plain(proxy.admin_address());
+    assert_eq!(stranger.clone().get("/api/v1/pools").status, 401);
+    assert_eq!(stranger.header("Authorization", &format!("Bearer {TOKEN}")).get("/api/v1/pools").status, 200);
+}
+
+#[test]
+fn whoever_only_holds_places_shuts_out_nobody() {
+    let origin = Origin::start("a");
+    let (directory, configuration) = with_token(&origin, "");
+    let proxy = Proxy::start_in(directory, &configuration);
+    let operator = Client::plain(proxy.admin_address()).header("Authorization", &format!("Bearer {TOKEN}"));
+    let mut stream = TcpStream::connect(proxy.admin_address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(&stream).lines();
+    assert!(lines.next().unwrap().unwrap().contains("200"));
+    // Silent ones, half logins, and those that ask and do not read.
+    let squatters: Vec<TcpStream> = (0..150)
+        .map(|number| {
+            let mut squatter = TcpStream::connect(proxy.admin_address()).unwrap();
+            let login = "POST /api/v1/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n".to_owned();
+            let asks = ["".to_owned(), login, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50)];
+            // Who was made to go may notice.
+            let _ = squatter.write_all(asks[number % 3].as_bytes());
+            squatter
+        })
+        .collect();
+    for path in ["/healthz", "/metrics", "/api/v1/pools"] {
+        assert_eq!(operator.clone().get(path).status, 200);
+    }
+    assert!(lines.any(|line| line.unwrap().starts_with("data: ")), "the dashboard was left alone");
+    drop(squatters);
+}
+
+#[test]
+fn the_login_never_reaches_a_server() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], ""));
+    let mut client = proxy.client().header("Cookie", "a=1; __Host-sf-admin=secret; b=2");
+    assert_eq!(client.get("/").status, 200);
+    assert_eq!(origin.last().header("cookie"), "a=1; b=2");
+}

@@ -168,3 +168,39 @@ fn drain(proxy: &Proxy, deadline: &str) {
     let reply = admin.post("/api/v1/pools/shop/servers/a/drain", format!("{{\"deadline\":\"{deadline}\"}}"));
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
+
+#[test]
+fn an_event_stream_that_is_not_read_does_not_hold_up_a_drain() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], ""));
+    let mut stream = std::net::TcpStream::connect(proxy.address("main")).unwrap();
+    std::io::Write::write_all(&mut stream, b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    eventually("it flows", || proxy.metric("steadfast_long_lived", &["kind=\"event_stream\""]) == 1.0);
+    drain(&proxy, "1ms");
+    eventually("it is safe to stop, though nobody reads", || {
+        proxy.admin("/api/v1/pools/shop").is_some_and(|pool| pool.contains("\"safe_to_stop\":true"))
+    });
+    assert_eq!(proxy.metric("steadfast_in_flight", &[]), 0.0);
+    eventually("the log says why", || proxy.access_log().iter().any(|line| line["error"] == "drained"));
+    drop(stream);
+}
+
+#[test]
+fn a_server_that_is_named_again_still_knows_what_it_carries() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let proxy = Proxy::start(&plain(&[&a], ""));
+    block_on(async {
+        let (mut socket, _) = open(proxy.address("main"), None).await?;
+        let reload = |origins: &[&Origin]| elsewhere(|| assert!(proxy.reload(&plain(origins, ""))));
+        reload(&[&b]);
+        reload(&[&b, &a]);
+        elsewhere(|| {
+            let pool = proxy.admin("/api/v1/pools/shop").unwrap();
+            assert!(pool.contains("\"long_lived\":{\"tunnel\":1"), "{pool}");
+            drain(&proxy, "1ms");
+        });
+        assert_eq!(until_closed(&mut socket).await?, (0, Some(1001)));
+        Ok(())
+    })
+    .unwrap();
+}

@@ -337,6 +337,15 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             answer
         }
+        "flood" => {
+            let events = futures_util::stream::repeat_with(|| {
+                let event = format!("data: {}\n\n", "x".repeat(50_000));
+                Ok(Frame::data(Bytes::from(event)))
+            });
+            let mut answer = reply(200, name, BodyExt::boxed(StreamBody::new(events)));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            answer
+        }
         "cached" => with(reply(200, name, full("cached")), "cache-control", "public, max-age=60"),
         "private" => with(reply(200, name, full("private")), "cache-control", "no-cache"),
         "cookie" => {
