@@ -105,47 +105,84 @@ fn last_element(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     line.rsplit(',').next().map(str::trim).filter(|element| !element.is_empty())
 }
 
+/// What is said of the hop that a connection is, for as long as its requests name the same host: made once, not for each.
+pub struct OwnHop {
+    https: bool,
+    port: u16,
+    authority: HeaderValue,
+    for_value: HeaderValue,
+    forwarded: HeaderValue,
+    port_value: HeaderValue,
+}
+
+impl OwnHop {
+    /// What is said of a connection from `peer` for this origin; `authority` is what the client named.
+    pub fn new(peer: IpAddr, origin: &Origin<'_>, authority: &HeaderValue) -> Self {
+        OwnHop {
+            https: origin.https,
+            port: origin.port,
+            authority: authority.clone(),
+            for_value: value_of(peer.to_string()),
+            forwarded: value_of(forwarded_element(peer, origin, authority)),
+            port_value: HeaderValue::from(origin.port),
+        }
+    }
+
+    /// Whether it is right for this request of the same connection.
+    pub fn fits(&self, origin: &Origin<'_>, authority: &HeaderValue) -> bool {
+        self.https == origin.https && self.port == origin.port && self.authority == *authority
+    }
+}
+
 /// What the server is told about the client.
 pub struct Told<'a> {
-    /// The address of the connection that the request came in on.
-    pub peer: IpAddr,
+    pub hop: &'a OwnHop,
     /// Whether what the request already says of earlier hops is kept.
     pub peer_is_trusted: bool,
     pub forwarded_by: ForwardedBy,
-    pub origin: &'a Origin<'a>,
-    /// The authority that the client named, with its port.
-    pub authority: &'a HeaderValue,
     pub request_id: &'a HeaderValue,
     pub http2: bool,
 }
 
+/// What clients may have sent that only the proxy says, apart from what is overwritten.
+const ONLY_OURS: [HeaderName; 5] = [X_FORWARDED_FOR, FORWARDED, X_REAL_IP, CLIENT_CERT, CLIENT_CERT_CHAIN];
+
 /// Writes the forwarding headers; what an untrusted client sent of these is dropped and made anew.
 pub fn tell_server(headers: &mut HeaderMap, told: &Told<'_>) {
+    let hop = told.hop;
     let earlier = earlier_hops(headers, told);
-    for name in [X_FORWARDED_FOR, FORWARDED, X_REAL_IP, CLIENT_CERT, CLIENT_CERT_CHAIN] {
-        headers.remove(name);
-    }
-    let element = forwarded_element(told);
-    let (for_line, forwarded_line) = match earlier {
-        None => (address_text(told.peer), element),
-        Some(Earlier { for_line, forwarded }) => {
-            (format!("{for_line}, {}", address_text(told.peer)), format!("{forwarded}, {element}"))
+    if headers.keys().any(|name| ONLY_OURS.contains(name)) {
+        for name in &ONLY_OURS {
+            headers.remove(name);
         }
+    }
+    let (for_value, forwarded) = match earlier {
+        None => (hop.for_value.clone(), hop.forwarded.clone()),
+        Some(earlier) => (after(&earlier.for_line, &hop.for_value), after(&earlier.forwarded, &hop.forwarded)),
     };
-    set(headers, X_FORWARDED_FOR, for_line);
-    set(headers, FORWARDED, forwarded_line);
-    let scheme = if told.origin.https { "https" } else { "http" };
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    headers.insert(X_FORWARDED_HOST, told.authority.clone());
-    headers.insert(X_FORWARDED_PORT, port_value(told.origin.port));
+    headers.insert(X_FORWARDED_FOR, for_value);
+    headers.insert(FORWARDED, forwarded);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if hop.https { "https" } else { "http" }));
+    headers.insert(X_FORWARDED_HOST, hop.authority.clone());
+    headers.insert(X_FORWARDED_PORT, hop.port_value.clone());
     headers.insert(X_REQUEST_ID, told.request_id.clone());
     let via = if told.http2 { "2 steadfast" } else { "1.1 steadfast" };
     headers.append(header::VIA, HeaderValue::from_static(via));
 }
 
+/// One more element of a list.
+fn after(earlier: &str, own: &HeaderValue) -> HeaderValue {
+    value_of(format!("{earlier}, {}", own.to_str().unwrap_or_default()))
+}
+
+/// Addresses, and hosts that were parsed: nothing that a header could not hold.
+fn value_of(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
 /// The client's certificate, as a structured field (RFC 9440).
 pub fn tell_client_certificate(headers: &mut HeaderMap, der: &[u8]) {
-    set(headers, CLIENT_CERT, format!(":{}:", data_encoding::BASE64.encode(der)));
+    headers.insert(CLIENT_CERT, value_of(format!(":{}:", data_encoding::BASE64.encode(der))));
 }
 
 struct Earlier {
@@ -163,21 +200,20 @@ fn earlier_hops(headers: &HeaderMap, told: &Told<'_>) -> Option<Earlier> {
         return None;
     }
     let join = |text: &dyn Fn(IpAddr) -> String| addresses.iter().map(|hop| text(*hop)).collect::<Vec<_>>().join(", ");
-    Some(Earlier { for_line: join(&address_text), forwarded: join(&|hop| format!("for={}", forwarded_node(hop))) })
+    Some(Earlier {
+        for_line: join(&|hop| hop.to_string()),
+        forwarded: join(&|hop| format!("for={}", forwarded_node(hop))),
+    })
 }
 
-fn forwarded_element(told: &Told<'_>) -> String {
+fn forwarded_element(peer: IpAddr, origin: &Origin<'_>, authority: &HeaderValue) -> String {
     let mut element = String::with_capacity(64);
-    let scheme = if told.origin.https { "https" } else { "http" };
-    let host = told.authority.to_str().unwrap_or_default();
+    let scheme = if origin.https { "https" } else { "http" };
+    let host = authority.to_str().unwrap_or_default();
     let quoted = host.bytes().any(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')));
     let quote = if quoted { "\"" } else { "" };
-    let _ = write!(element, "for={};host={quote}{host}{quote};proto={scheme}", forwarded_node(told.peer));
+    let _ = write!(element, "for={};host={quote}{host}{quote};proto={scheme}", forwarded_node(peer));
     element
-}
-
-fn address_text(address: IpAddr) -> String {
-    address.to_string()
 }
 
 /// RFC 7239: an IPv6 address stands in brackets and quotes.
@@ -185,20 +221,6 @@ fn forwarded_node(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("\"[{address}]\""),
-    }
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(value)) {
-        headers.insert(name, value);
-    }
-}
-
-fn port_value(port: u16) -> HeaderValue {
-    match port {
-        443 => HeaderValue::from_static("443"),
-        80 => HeaderValue::from_static("80"),
-        other => HeaderValue::from(other),
     }
 }
 

@@ -9,7 +9,7 @@ mod forwarded;
 
 pub use cookies::{cookies, rewritten_cookies, split_cookie};
 pub use forwarded::{
-    ForwardedBy, Origin, Told, client_address, forwarded_host, forwarded_scheme_is_https, is_request_id,
+    ForwardedBy, Origin, OwnHop, Told, client_address, forwarded_host, forwarded_scheme_is_https, is_request_id,
     tell_client_certificate, tell_server,
 };
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -35,6 +35,10 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
+/// What belongs to one connection whether `Connection` names it or not.
+const HOP_BY_HOP: [HeaderName; 5] =
+    [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE];
+
 words! {
     /// What happens to legal header names with bytes outside `A-Z a-z 0-9 -`: some servers read `_` and `.` as `-`,
     /// and would take `X_Forwarded_For` for ours.
@@ -48,6 +52,10 @@ words! {
 /// Removes what belongs to one connection only: the fixed list, and what `Connection` names. A length beside a transfer
 /// coding goes too: it is the coding that counts (RFC 9112, section 6.3).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // Most requests have none of them: one look at the names there are is cheaper than a look-up of each.
+    if !headers.keys().any(|name| *name == header::CONNECTION || HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -57,7 +65,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }

@@ -79,12 +79,14 @@ fn the_client_is_the_rightmost_untrusted_hop() {
 fn an_untrusted_clients_word_is_made_anew() {
     let mut headers = map(&[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-port", "1")]);
     let origin = Origin { https: true, host: "a.test".into(), port: 8443 };
+    let authority = HeaderValue::from_static("a.test:8443");
+    let hop = OwnHop::new("2001:db8::9".parse().unwrap(), &origin, &authority);
+    assert!(hop.fits(&origin, &authority) && !hop.fits(&origin, &HeaderValue::from_static("b.test:8443")));
+    assert!(!hop.fits(&Origin { https: false, ..origin.clone() }, &authority));
     let mut told = Told {
-        peer: "2001:db8::9".parse().unwrap(),
+        hop: &hop,
         peer_is_trusted: false,
         forwarded_by: ForwardedBy::XForwardedFor,
-        origin: &origin,
-        authority: &HeaderValue::from_static("a.test:8443"),
         request_id: &HeaderValue::from_static("id"),
         http2: true,
     };

@@ -35,7 +35,7 @@ pub use connections::{Activity, Connections, Times};
 pub use http::Tracked;
 pub use proxy_protocol::ProxyProtocol;
 
-use crate::headers::UnsafeNames;
+use crate::headers::{OwnHop, UnsafeNames};
 use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit};
 use crate::{tasks, tls};
@@ -91,6 +91,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     pub tls: Option<tls::Facts>,
     pub http2: bool,
+    /// What servers are told of this connection, as it was for its last request.
+    pub own_hop: RefCell<Option<OwnHop>>,
     activity: Arc<Activity>,
 }
 
@@ -292,7 +294,8 @@ impl<H: Handler> Acceptor<H> {
         let io = ClientIo { stream, open };
         endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
         let limits = endpoint.settings.limits;
-        let downstream = Rc::new(Downstream { endpoint, peer, local, tls, http2, activity });
+        let downstream =
+            Rc::new(Downstream { endpoint, peer, local, tls, http2, own_hop: RefCell::default(), activity });
         let connections = Rc::clone(&self.connections);
         let draining: Rc<dyn Fn() -> bool> = Rc::new(move || connections.is_draining());
         let ended = http::serve(io, downstream, limits, self.handler.clone(), registration, draining).await;

@@ -319,14 +319,17 @@ fn prepare_head(
         Some(None) => drop(headers.remove(header::COOKIE)),
         None => {}
     }
+    let mut own_hop = downstream.own_hop.borrow_mut();
+    let hop = match own_hop.take().filter(|hop| hop.fits(&identity.origin, &identity.external)) {
+        Some(hop) => own_hop.insert(hop),
+        None => own_hop.insert(headers::OwnHop::new(downstream.peer.ip(), &identity.origin, &identity.external)),
+    };
     headers::tell_server(
         headers,
         &headers::Told {
-            peer: downstream.peer.ip(),
+            hop,
             peer_is_trusted: identity.peer_is_trusted,
             forwarded_by: snapshot.process.forwarded,
-            origin: &identity.origin,
-            authority: &identity.external,
             request_id: &identity.request_id,
             http2: downstream.http2,
         },
