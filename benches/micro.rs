@@ -18,11 +18,10 @@ use steadfast::affinity::{Affinity, Asked, LearnedTable, PinSealer, Preference, 
 use steadfast::balance::{Balance, mix};
 use steadfast::clock::{Moment, Wall};
 use steadfast::headers;
-use steadfast::health::OutlierSettings;
 use steadfast::keys::{KeyRing, RingKey};
 use steadfast::metrics::{Metrics, WorkerId};
 use steadfast::names::NewWhy;
-use steadfast::pool::{Ask, PinRules, Pool, PoolParts, Server, ServerSettings, ServerState, Tried};
+use steadfast::pool::{Ask, Pool, PoolParts, Server, ServerSettings, ServerState, Tried};
 use steadfast::routing::{HostPattern, RouteMatch, RouteTable, normalise};
 
 const NOW: Wall = Wall(1_800_000_000_000_000);
@@ -52,20 +51,9 @@ fn pool(balance: Balance, count: usize, is_sticky: bool) -> Pool {
         state.latency.observe(Duration::from_micros(500 + mix(name.len() as u64) % 1_000), false, MOMENT);
         Server::new(settings, state)
     };
-    let parts = PoolParts {
-        name: "shop".into(),
-        balance,
-        servers: names.iter().map(server).collect(),
-        affinity: is_sticky.then(|| affinity(&names)),
-        metrics: Arc::clone(&metrics),
-        outlier: OutlierSettings { consecutive_failures: 5, ejection: Duration::from_secs(10), max_ejected: 0.5 },
-        rules: PinRules::default(),
-        retries: Arc::default(),
-        slow_start: None,
-        rebalance: None,
-        rebalancing: Arc::default(),
-        workers: 1,
-    };
+    let servers = names.iter().map(server).collect();
+    let affinity = is_sticky.then(|| affinity(&names));
+    let parts = PoolParts { affinity, ..PoolParts::plain(balance, servers, Arc::clone(&metrics)) };
     let pool = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
     pool.adopt();
     pool

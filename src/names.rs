@@ -291,6 +291,11 @@ words! {
         RetryBudget = "retry_budget",
         AccessLog = "access_log",
         ProxyProtocol = "proxy_protocol",
+        /// A connection to an admin address had to make room, or found none.
+        AdminConnections = "admin_connections",
+        AdminStreams = "admin_streams",
+        /// Both sides of an upgraded connection were silent for too long.
+        TunnelIdle = "tunnel_idle",
     }
 }
 

@@ -30,14 +30,23 @@ impl Place {
     }
 }
 
+/// Whether there was a place for one more connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// At the bound: an older connection had to go, or this one.
+    Made,
+}
+
 impl Connections {
     /// Serves one more. It ends by the client, by one of the timeouts, or to make room.
-    pub(super) fn open<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce(Rc<Place>) -> F) {
+    pub(super) fn open<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce(Rc<Place>) -> F) -> Room {
         let mut open = self.0.borrow_mut();
         open.retain(|(place, _)| place.strong_count() > 0);
-        if open.len() >= MOST {
+        let room = if open.len() < MOST { Room::Free } else { Room::Made };
+        if room == Room::Made {
             let kept = |place: &Weak<Place>| place.upgrade().is_some_and(|place| place.kept.get());
-            let Some(oldest) = open.iter().position(|(place, _)| !kept(place)) else { return };
+            let Some(oldest) = open.iter().position(|(place, _)| !kept(place)) else { return room };
             if let Some((_, connection)) = open.remove(oldest) {
                 connection.abort();
             }
@@ -45,5 +54,6 @@ impl Connections {
         let place = Rc::<Place>::default();
         let weak = Rc::downgrade(&place);
         open.push_back((weak, tasks::spawn(serve(place)).abort_handle()));
+        room
     }
 }

@@ -7,6 +7,7 @@ mod describe;
 mod explain;
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
@@ -30,12 +31,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use connections::{Connections, Place};
+use connections::{Connections, Place, Room};
 
 use crate::clock::Clock;
 use crate::config::AdminAddress;
 use crate::keys::Token;
 use crate::metrics;
+use crate::names::Limit;
 use crate::runtime::Runtime;
 use crate::tls::Names;
 
@@ -126,8 +128,7 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         let serving = Rc::clone(&surface);
-                        let speak = |place| async move { serving.speak(stream, None, None, place).await };
-                        surface.connections.open(speak);
+                        surface.open(|place| async move { serving.speak(stream, None, None, place).await });
                     }
                     Err(error) => pause(&error).await,
                 }
@@ -145,7 +146,7 @@ async fn pause(error: &io::Error) {
 
 fn open_tcp(surface: &Rc<Surface>, stream: TcpStream) {
     let serving = Rc::clone(surface);
-    surface.connections.open(|place| async move {
+    surface.open(|place| async move {
         let local = stream.local_addr().ok().map(|address| address.ip());
         let snapshot = serving.runtime.snapshot();
         let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| serving.reloads.is_some()) else {
@@ -160,6 +161,12 @@ fn open_tcp(surface: &Rc<Surface>, stream: TcpStream) {
 }
 
 impl Surface {
+    fn open<F: Future<Output = ()> + 'static>(&self, serve: impl FnOnce(Rc<Place>) -> F) {
+        if self.connections.open(serve) == Room::Made {
+            self.limit_reached(Limit::AdminConnections);
+        }
+    }
+
     async fn speak(
         self: &Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
@@ -218,6 +225,10 @@ impl Surface {
         }
     }
 
+    fn limit_reached(&self, limit: Limit) {
+        self.runtime.metrics.limit_reached(self.runtime.metrics.control(), limit);
+    }
+
     /// Whether there is no token, or the request shows it.
     fn is_let_in(&self, request: &Request<Incoming>) -> bool {
         let snapshot = self.runtime.snapshot();
@@ -254,6 +265,7 @@ impl Surface {
     /// One snapshot a second, for as long as the client stays and its token counts.
     fn stream(&self) -> Reply {
         let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            self.limit_reached(Limit::AdminStreams);
             return problem(StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open; close one.");
         };
         let mut ticks = tokio::time::interval(Duration::from_secs(1));

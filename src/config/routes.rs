@@ -82,7 +82,8 @@ fn rate(context: &Context<'_>, route: &Section<'_>, knows_sessions: bool) -> Opt
     let burst = if section.has("burst") { section.number("burst") } else { requests };
     let rate = Rate::new(requests, section.duration("per"), burst);
     if rate.is_beyond_measure(burst) {
-        context.error(section.place("burst"), "this burst takes longer to come back than any clock runs", None);
+        let help = "a smaller `burst`, or a shorter `per`".to_owned();
+        context.error(section.place("burst"), "this burst takes longer to come back than any clock runs", help);
     }
     section.is_written().then_some(RouteRate { rate, by })
 }

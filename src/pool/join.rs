@@ -181,9 +181,9 @@ impl Pool {
         }
     }
 
-    /// Looks at how a rebalancing goes: who is short of requests still, and whether it is over. It is when the newcomers have
-    /// their share and the load is as even as the balance policy's own would be, or when every session that counts has had its chance. `uneven` is max
-    /// over mean of requests since it began: as it is, and the policy's own.
+    /// Looks at how a rebalancing goes: who is short of requests still, and whether it is over. It is when the newcomers
+    /// have their share and the load is as even as the balance policy's own would be, or when every session that counts
+    /// has had its chance. `uneven` is max over mean of requests since it began: as it is, and the policy's own.
     pub fn judge_rebalancing(&self, load: &Load, uneven: Option<(f64, f64)>, now: Moment, session_window: Duration) {
         let Some(since) = self.rebalancing.since() else { return };
         let mut arrived = true;

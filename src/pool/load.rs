@@ -14,6 +14,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// What a rate is taken over when a newcomer's is compared with its fair share.
 const RATE_OVER: Duration = Duration::from_secs(2);
+
 /// The samples of one pool: by server name, so that a reload changes nothing but the members.
 #[derive(Default)]
 pub struct LoadWindow(HashMap<Box<str>, ServerWindow>);
@@ -73,10 +74,10 @@ impl Imbalance {
     }
 }
 
-type Part = fn(&Sample) -> Counts;
+type Which = fn(&Sample) -> Counts;
 
-const ACTUAL: Part = |sample| sample.actual;
-const SHADOW: Part = |sample| sample.shadow;
+const ACTUAL: Which = |sample| sample.actual;
+const SHADOW: Which = |sample| sample.shadow;
 
 impl ServerWindow {
     fn sample(&mut self, server: &Server, now: Moment) {
@@ -94,10 +95,10 @@ impl ServerWindow {
     }
 
     /// Requests since this moment.
-    fn requests(&self, from: Moment, part: Part) -> f64 {
+    fn requests(&self, from: Moment, which: Which) -> f64 {
         let first = self.samples.iter().find(|sample| sample.at >= from);
         let between = first.zip(self.samples.back());
-        between.map_or(0, |(first, last)| part(last).requests.saturating_sub(part(first).requests)) as f64
+        between.map_or(0, |(first, last)| which(last).requests.saturating_sub(which(first).requests)) as f64
     }
 
     fn requests_per_second(&self) -> f64 {
@@ -107,8 +108,8 @@ impl ServerWindow {
         if seconds > 0.0 { requests as f64 / seconds } else { 0.0 }
     }
 
-    fn in_flight(&self, part: Part) -> f64 {
-        self.samples.iter().map(|sample| f64::from(part(sample).in_flight)).sum()
+    fn in_flight(&self, which: Which) -> f64 {
+        self.samples.iter().map(|sample| f64::from(which(sample).in_flight)).sum()
     }
 }
 
@@ -138,9 +139,9 @@ impl LoadWindow {
         self.note_arrivals(pool, &shares, now);
         let oldest = before(now, WINDOW);
         let is_sticky = pool.affinity.is_some();
-        let of = |part: Part| Imbalance {
-            requests: self.per_weight(pool, now, |window, _| window.requests(oldest, part)),
-            in_flight: self.per_weight(pool, now, |window, _| window.in_flight(part)),
+        let of = |which: Which| Imbalance {
+            requests: self.per_weight(pool, now, |window, _| window.requests(oldest, which)),
+            in_flight: self.per_weight(pool, now, |window, _| window.in_flight(which)),
             sessions: None,
         };
         let count = |server: &Server| server.state.sessions.count(now, session_window) as f64;
@@ -162,7 +163,7 @@ impl LoadWindow {
 
     /// Max over mean of the requests since `from`: as they went, and as the balance policy alone would have had them.
     pub fn uneven_since(&self, from: Moment, pool: &Pool, now: Moment) -> Option<(f64, f64)> {
-        let of = |part: Part| self.per_weight(pool, now, |window, _| window.requests(from, part));
+        let of = |which: Which| self.per_weight(pool, now, |window, _| window.requests(from, which));
         Some((of(ACTUAL)?.max_over_mean, of(SHADOW)?.max_over_mean))
     }
 

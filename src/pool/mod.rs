@@ -87,6 +87,26 @@ pub struct PoolParts {
     pub workers: usize,
 }
 
+impl PoolParts {
+    /// A pool of one worker without affinity, bounds and second thoughts: what tests and models begin with.
+    pub fn plain(balance: Balance, servers: Vec<Server>, metrics: Arc<PoolMetrics>) -> Self {
+        PoolParts {
+            name: "shop".into(),
+            balance,
+            servers,
+            affinity: None,
+            metrics,
+            outlier: OutlierSettings { consecutive_failures: 2, ejection: Duration::from_secs(10), max_ejected: 0.5 },
+            rules: PinRules::default(),
+            retries: Arc::default(),
+            slow_start: None,
+            rebalance: None,
+            rebalancing: Arc::default(),
+            workers: 1,
+        }
+    }
+}
+
 struct Tier {
     members: Vec<usize>,
     weights: Vec<u32>,

@@ -17,20 +17,7 @@ fn pool(balance: Balance, servers: &[ServerSettings]) -> Pool {
     let build = |settings: &ServerSettings| {
         Server::new(settings.clone(), Arc::new(ServerState::new(metrics.server(&settings.name))))
     };
-    let parts = PoolParts {
-        name: "shop".into(),
-        balance,
-        servers: servers.iter().map(build).collect(),
-        affinity: None,
-        metrics: Arc::clone(&metrics),
-        outlier: OutlierSettings { consecutive_failures: 2, ejection: Duration::from_secs(10), max_ejected: 0.5 },
-        rules: PinRules::default(),
-        retries: Arc::default(),
-        slow_start: None,
-        rebalance: None,
-        rebalancing: Arc::default(),
-        workers: 1,
-    };
+    let parts = PoolParts::plain(balance, servers.iter().map(build).collect(), Arc::clone(&metrics));
     let pool = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
     pool.adopt();
     pool

@@ -23,7 +23,7 @@ use crate::clock::{Clock, Moment};
 use crate::headers;
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
-use crate::names::{CodeClass, LongLivedKind, Outcome, Verdict};
+use crate::names::{CodeClass, Limit, LongLivedKind, Outcome, Verdict};
 use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
 use crate::upstream::{BodyError, End, RequestBody, Tunnelled, UpstreamBody};
@@ -257,8 +257,13 @@ impl Exchange {
 
     pub(super) fn tunnelled(&mut self, traffic: Tunnelled) {
         self.bytes_out += traffic.to_client;
-        if traffic.end == End::Told {
-            self.error = Some(DRAINED);
+        match traffic.end {
+            End::Sides => {}
+            End::Told => self.error = Some(DRAINED),
+            End::Silent => {
+                self.error = Some(Limit::TunnelIdle.as_str());
+                self.worker.runtime.metrics.limit_reached(self.worker.id, Limit::TunnelIdle);
+            }
         }
     }
 

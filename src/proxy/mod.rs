@@ -320,10 +320,9 @@ fn prepare_head(
         None => {}
     }
     let mut own_hop = downstream.own_hop.borrow_mut();
-    let hop = match own_hop.take().filter(|hop| hop.fits(&identity.origin, &identity.external)) {
-        Some(hop) => own_hop.insert(hop),
-        None => own_hop.insert(headers::OwnHop::new(downstream.peer.ip(), &identity.origin, &identity.external)),
-    };
+    own_hop.take_if(|hop| !hop.fits(&identity.origin, &identity.external));
+    let new_hop = || headers::OwnHop::new(downstream.peer.ip(), &identity.origin, &identity.external);
+    let hop = own_hop.get_or_insert_with(new_hop);
     headers::tell_server(
         headers,
         &headers::Told {

@@ -137,6 +137,7 @@ fn the_stream_brings_a_snapshot_a_second() {
         })
         .collect();
     assert_eq!(Client::plain(proxy.admin_address()).get("/api/v1/stream").status, 503);
+    assert_eq!(proxy.metric("steadfast_limit_reached_total", &["limit=\"admin_streams\""]), 1.0);
     drop((open, stream));
     eventually("their places are free again", || {
         let mut again = TcpStream::connect(proxy.admin_address()).unwrap();
@@ -186,6 +187,7 @@ fn whoever_only_holds_places_shuts_out_nobody() {
         assert_eq!(operator.clone().get(path).status, 200);
     }
     assert!(lines.any(|line| line.unwrap().starts_with("data: ")), "the dashboard was left alone");
+    assert!(proxy.metric("steadfast_limit_reached_total", &["limit=\"admin_connections\""]) >= 80.0);
     drop(squatters);
 }
 

@@ -80,10 +80,11 @@ fn a_silent_tunnel_ends_at_its_time() {
         let (mut socket, _) = open(proxy.address("main"), None).await?;
         socket.send(Message::text("hello")).await.map_err(|error| error.to_string())?;
         assert!(socket.next().await.unwrap().is_ok());
-        assert!(!matches!(socket.next().await, Some(Ok(Message::Text(_)))), "then the connection ends");
+        assert_eq!(until_closed(&mut socket).await?, (0, Some(1001)), "then the connection ends");
         Ok(())
     })
     .unwrap();
+    eventually("it is counted", || proxy.metric("steadfast_limit_reached_total", &["limit=\"tunnel_idle\""]) == 1.0);
 }
 
 /// The kit's client blocks, and may not on a thread that runs tasks.
