@@ -8,11 +8,11 @@ mod cookie;
 mod learned;
 mod settings;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use http::{HeaderMap, HeaderValue};
 
 pub use cookie::{Pin, PinSealer, SEALED_CHARS};
@@ -260,8 +260,18 @@ impl Affinity {
         Recalled { preference, pin: Some(pin), key: None, old_key: key != 0 }
     }
 
-    /// The cookie to send, now that the server at position `server` has answered: none when the client's own is still
-    /// right and not due. A tenth of `idle` may pass before a pin is written again.
+    /// Whether a cookie is to be sent, now that the server at position `server` has answered: not when the client's own
+    /// is still right and not due. A tenth of `idle` may pass before a pin is written again.
+    pub fn is_cookie_due(&self, recalled: &Recalled, server: usize, now: Wall) -> bool {
+        let is_right = |pin: Pin| {
+            let stays = recalled.preference == Preference::Pinned { server, session: pin.session };
+            let due = u64::from(seconds(now).saturating_sub(pin.seen)) * 10 >= self.settings.idle.as_secs().max(1);
+            stays && !due && !recalled.old_key
+        };
+        self.has_own_cookie() && !recalled.pin.is_some_and(is_right)
+    }
+
+    /// The cookie that pins a session to the server at position `server`.
     pub fn set_cookie(
         &self,
         recalled: &Recalled,
@@ -270,19 +280,9 @@ impl Affinity {
         now: Wall,
         random: &mut fastrand::Rng,
     ) -> Option<HeaderValue> {
-        if !self.has_own_cookie() {
-            return None;
-        }
         let seconds = seconds(now);
         let pin = match recalled.pin {
-            Some(pin) => {
-                let stays = recalled.preference == Preference::Pinned { server, session: pin.session };
-                let due = u64::from(seconds.saturating_sub(pin.seen)) * 10 >= self.settings.idle.as_secs().max(1);
-                if stays && !due && !recalled.old_key {
-                    return None;
-                }
-                Pin { server: self.sealing[server], pool: self.pool[0], seen: seconds, ..pin }
-            }
+            Some(pin) => Pin { server: self.sealing[server], pool: self.pool[0], seen: seconds, ..pin },
             None => Pin {
                 session: random.u64(..),
                 pool: self.pool[0],

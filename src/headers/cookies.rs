@@ -12,26 +12,43 @@ pub fn rewritten_cookies(headers: &HeaderMap, ours: impl Fn(&[u8]) -> bool) -> O
     if !several && !has_ours {
         return None;
     }
-    let mut joined = Vec::with_capacity(first.len());
-    for line in headers.get_all(header::COOKIE) {
-        for pair in line.as_bytes().split(|byte| *byte == b';') {
-            let pair = trim_blank(pair);
-            if pair.is_empty() || ours(name_and_value(pair).0) {
-                continue;
-            }
-            if !joined.is_empty() {
-                joined.extend_from_slice(b"; ");
-            }
-            joined.extend_from_slice(pair);
+    let mut joined = Vec::new();
+    for pair in pairs(headers) {
+        if pair.is_empty() || ours(name_and_value(pair).0) {
+            continue;
         }
+        if joined.is_empty() {
+            joined.reserve(first.len());
+        } else {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(pair);
     }
     Some(if joined.is_empty() { None } else { HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).ok() })
 }
 
 /// Every cookie of a request, over all its Cookie lines: name and value, exact bytes.
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| name_and_value(trim_blank(pair)))
+    pairs(headers).map(name_and_value)
+}
+
+/// What stands between the semicolons of all Cookie lines.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(header::COOKIE).iter().flat_map(|line| Pairs(Some(line.as_bytes())))
+}
+
+/// What is left of a Cookie line.
+struct Pairs<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let left = self.0?;
+        let end = memchr::memchr(b';', left);
+        self.0 = end.map(|end| &left[end + 1..]);
+        Some(trim_blank(&left[..end.unwrap_or(left.len())]))
+    }
 }
 
 /// Name and value of `name=value`.

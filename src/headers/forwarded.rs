@@ -1,6 +1,5 @@
 //! What is said of a request's way: read from peers that are trusted, written for servers.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::{
     CLIENT_CERT, CLIENT_CERT_CHAIN, FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
-    X_REAL_IP, X_REQUEST_ID,
+    X_REAL_IP, X_REQUEST_ID, remove_present,
 };
 use crate::names::words;
 
@@ -22,9 +21,9 @@ words! {
 
 /// The request's scheme, host and port as the browser sees them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin<'a> {
+pub struct Origin {
     pub https: bool,
-    pub host: Cow<'a, str>,
+    pub host: Box<str>,
     pub port: u16,
 }
 
@@ -105,32 +104,39 @@ fn last_element(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     line.rsplit(',').next().map(str::trim).filter(|element| !element.is_empty())
 }
 
-/// What is said of the hop that a connection is, for as long as its requests name the same host: made once, not for each.
+/// Whom the requests of a connection ask for, and what servers are told of it: made once for as long as they name the
+/// same host, not for each.
 pub struct OwnHop {
-    https: bool,
-    port: u16,
-    authority: HeaderValue,
+    /// The host that was asked for, in lower case, without port: what routes match on.
+    pub host: Box<str>,
+    /// Host and port as the request wrote them: what the server sees as Host.
+    pub authority: HeaderValue,
+    /// Scheme, host and port as the browser sees them.
+    pub origin: Origin,
+    /// Host and port as the browser wrote them.
+    external: HeaderValue,
     for_value: HeaderValue,
     forwarded: HeaderValue,
     port_value: HeaderValue,
 }
 
 impl OwnHop {
-    /// What is said of a connection from `peer` for this origin; `authority` is what the client named.
-    pub fn new(peer: IpAddr, origin: &Origin<'_>, authority: &HeaderValue) -> Self {
+    /// What is said of a connection from `peer` whose requests name `authority`, and of which the browser says `external`.
+    pub fn new(peer: IpAddr, host: Box<str>, authority: HeaderValue, origin: Origin, external: HeaderValue) -> Self {
         OwnHop {
-            https: origin.https,
-            port: origin.port,
-            authority: authority.clone(),
             for_value: value_of(peer.to_string()),
-            forwarded: value_of(forwarded_element(peer, origin, authority)),
+            forwarded: value_of(forwarded_element(peer, &origin, &external)),
             port_value: HeaderValue::from(origin.port),
+            host,
+            authority,
+            origin,
+            external,
         }
     }
 
-    /// Whether it is right for this request of the same connection.
-    pub fn fits(&self, origin: &Origin<'_>, authority: &HeaderValue) -> bool {
-        self.https == origin.https && self.port == origin.port && self.authority == *authority
+    /// Whether it is right for a request of the same connection.
+    pub fn fits(&self, https: bool, authority: &str, external: &str) -> bool {
+        self.origin.https == https && self.authority == authority && self.external == external
     }
 }
 
@@ -147,23 +153,23 @@ pub struct Told<'a> {
 /// What clients may have sent that only the proxy says, apart from what is overwritten.
 const ONLY_OURS: [HeaderName; 5] = [X_FORWARDED_FOR, FORWARDED, X_REAL_IP, CLIENT_CERT, CLIENT_CERT_CHAIN];
 
+/// How many fields are written, `Host` and `TE` among them.
+const OURS: usize = 9;
+
 /// Writes the forwarding headers; what an untrusted client sent of these is dropped and made anew.
 pub fn tell_server(headers: &mut HeaderMap, told: &Told<'_>) {
     let hop = told.hop;
     let earlier = earlier_hops(headers, told);
-    if headers.keys().any(|name| ONLY_OURS.contains(name)) {
-        for name in &ONLY_OURS {
-            headers.remove(name);
-        }
-    }
+    remove_present(headers, &ONLY_OURS);
+    headers.reserve(OURS);
     let (for_value, forwarded) = match earlier {
         None => (hop.for_value.clone(), hop.forwarded.clone()),
         Some(earlier) => (after(&earlier.for_line, &hop.for_value), after(&earlier.forwarded, &hop.forwarded)),
     };
     headers.insert(X_FORWARDED_FOR, for_value);
     headers.insert(FORWARDED, forwarded);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if hop.https { "https" } else { "http" }));
-    headers.insert(X_FORWARDED_HOST, hop.authority.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if hop.origin.https { "https" } else { "http" }));
+    headers.insert(X_FORWARDED_HOST, hop.external.clone());
     headers.insert(X_FORWARDED_PORT, hop.port_value.clone());
     headers.insert(X_REQUEST_ID, told.request_id.clone());
     let via = if told.http2 { "2 steadfast" } else { "1.1 steadfast" };
@@ -206,7 +212,7 @@ fn earlier_hops(headers: &HeaderMap, told: &Told<'_>) -> Option<Earlier> {
     })
 }
 
-fn forwarded_element(peer: IpAddr, origin: &Origin<'_>, authority: &HeaderValue) -> String {
+fn forwarded_element(peer: IpAddr, origin: &Origin, authority: &HeaderValue) -> String {
     let mut element = String::with_capacity(64);
     let scheme = if origin.https { "https" } else { "http" };
     let host = authority.to_str().unwrap_or_default();

@@ -39,6 +39,9 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const HOP_BY_HOP: [HeaderName; 5] =
     [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE];
 
+/// What a request says to the proxy alone, or must not say to a server.
+const NOT_FOR_SERVERS: [HeaderName; 2] = [header::EXPECT, PROXY];
+
 words! {
     /// What happens to legal header names with bytes outside `A-Z a-z 0-9 -`: some servers read `_` and `.` as `-`,
     /// and would take `X_Forwarded_For` for ours.
@@ -52,10 +55,6 @@ words! {
 /// Removes what belongs to one connection only: the fixed list, and what `Connection` names. A length beside a transfer
 /// coding goes too: it is the coding that counts (RFC 9112, section 6.3).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most requests have none of them: one look at the names there are is cheaper than a look-up of each.
-    if !headers.keys().any(|name| *name == header::CONNECTION || HOP_BY_HOP.contains(name)) {
-        return;
-    }
     if headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -65,8 +64,22 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    remove_present(headers, &HOP_BY_HOP);
+}
+
+/// Removes what a request says to the proxy alone: `Expect`, which the proxy answers itself when the server's connection
+/// is there to take the body, and `Proxy`.
+pub fn remove_not_for_servers(headers: &mut HeaderMap) {
+    remove_present(headers, &NOT_FOR_SERVERS);
+}
+
+/// Removes those of `names` that are there. Most are not: one look at the names that are there is cheaper than a look-up
+/// of each.
+fn remove_present(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if headers.keys().any(|name| names.contains(name)) {
+        for name in names {
+            headers.remove(name);
+        }
     }
 }
 
@@ -74,7 +87,10 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// names that end-to-end framing depends on stay, whatever the client says.
 fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    let options = values.flat_map(|value| value.split(',')).map(str::trim);
+    // These two name nothing, and nearly every server says one of them.
+    let named = options.filter(|option| !["keep-alive", "close"].iter().any(|one| option.eq_ignore_ascii_case(one)));
+    let names = named.filter_map(|name| name.parse::<HeaderName>().ok());
     names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::COOKIE).collect()
 }
 
@@ -155,12 +171,12 @@ pub fn shared_caching(headers: &HeaderMap) -> SharedCaching {
     let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     for directive in lines.flat_map(|line| line.split(',')) {
         said = true;
-        let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match name.as_str() {
-            "private" | "no-store" => return SharedCaching::Forbidden,
-            "public" | "s-maxage" | "max-age" => allowed = true,
-            _ => {}
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        let is_one_of = |names: &[&str]| names.iter().any(|other| name.eq_ignore_ascii_case(other));
+        if is_one_of(&["private", "no-store"]) {
+            return SharedCaching::Forbidden;
         }
+        allowed |= is_one_of(&["public", "s-maxage", "max-age"]);
     }
     match (said, allowed) {
         (false, _) => SharedCaching::Unsaid,

@@ -80,9 +80,10 @@ fn an_untrusted_clients_word_is_made_anew() {
     let mut headers = map(&[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-port", "1")]);
     let origin = Origin { https: true, host: "a.test".into(), port: 8443 };
     let authority = HeaderValue::from_static("a.test:8443");
-    let hop = OwnHop::new("2001:db8::9".parse().unwrap(), &origin, &authority);
-    assert!(hop.fits(&origin, &authority) && !hop.fits(&origin, &HeaderValue::from_static("b.test:8443")));
-    assert!(!hop.fits(&Origin { https: false, ..origin.clone() }, &authority));
+    let peer = "2001:db8::9".parse().unwrap();
+    let hop = OwnHop::new(peer, "inner.test".into(), HeaderValue::from_static("inner.test"), origin, authority);
+    assert!(hop.fits(true, "inner.test", "a.test:8443") && !hop.fits(true, "inner.test", "b.test:8443"));
+    assert!(!hop.fits(false, "inner.test", "a.test:8443") && !hop.fits(true, "other.test", "a.test:8443"));
     let mut told = Told {
         hop: &hop,
         peer_is_trusted: false,
@@ -93,7 +94,10 @@ fn an_untrusted_clients_word_is_made_anew() {
     tell_server(&mut headers, &told);
     assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::9");
     assert_eq!(headers[FORWARDED], "for=\"[2001:db8::9]\";host=\"a.test:8443\";proto=https");
-    assert_eq!(headers[X_FORWARDED_PORT], "8443");
+    assert_eq!(
+        (&headers[X_FORWARDED_HOST], &headers[X_FORWARDED_PORT]),
+        (&"a.test:8443".parse().unwrap(), &"8443".parse().unwrap())
+    );
     assert_eq!(headers[header::VIA], "2 steadfast");
     told.peer_is_trusted = true;
     let mut headers = map(&[("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=7.7.7.7")]);

@@ -90,12 +90,12 @@ impl Activity {
 
     /// A stream gave a piece of its body: until it is asked for the next, the client's window holds it.
     pub(super) fn hold(&self) {
-        self.held.fetch_add(1, Ordering::Relaxed);
+        step(&self.held, 1);
         self.moved.store(self.now(), Ordering::Relaxed);
     }
 
     pub(super) fn let_go(&self) {
-        self.held.fetch_sub(1, Ordering::Relaxed);
+        step(&self.held, -1);
         self.moved.store(self.now(), Ordering::Relaxed);
     }
 
@@ -133,12 +133,12 @@ impl Activity {
     }
 
     pub(super) fn begin_exchange(&self) {
-        self.exchanges.fetch_add(1, Ordering::Relaxed);
+        step(&self.exchanges, 1);
         self.enter(Phase::Busy);
     }
 
     pub(super) fn end_exchange(&self) {
-        if self.exchanges.fetch_sub(1, Ordering::Relaxed) == 1 && self.phase() == Phase::Busy {
+        if step(&self.exchanges, -1) == 0 && self.phase() == Phase::Busy {
             self.enter(Phase::Idle);
         }
     }
@@ -155,6 +155,13 @@ impl Activity {
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
+}
+
+/// Counts up or down, for the one thread that writes; says how many there are now.
+fn step(count: &AtomicU32, by: i32) -> u32 {
+    let now = count.load(Ordering::Relaxed).wrapping_add_signed(by);
+    count.store(now, Ordering::Relaxed);
+    now
 }
 
 /// What the sweep wants of a connection's task.

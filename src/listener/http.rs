@@ -25,6 +25,9 @@ use super::{AddressGuard, Downstream, Handler, Limits};
 use crate::metrics::{ListenerMetrics, WorkerId};
 use crate::tasks::LocalExecutor;
 
+/// The most header fields that hyper takes by itself.
+const HYPER_HEADERS: usize = 100;
+
 /// The client's byte stream, plain or TLS, noting what goes on.
 pub struct ClientIo {
     pub(super) stream: Stream,
@@ -143,7 +146,7 @@ pub(super) async fn serve<H: Handler>(
     } else {
         activity.enter(Phase::Idle);
     }
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         activity.begin_exchange();
         let under_way = UnderWay { activity: Arc::clone(&activity), held: false };
         let answering = handler.handle(request, Rc::clone(&downstream));
@@ -156,7 +159,7 @@ pub(super) async fn serve<H: Handler>(
             }
             Ok::<_, Infallible>(response.map(|body| Tracked { body, under_way }))
         }
-    });
+    };
     if http2 {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
@@ -167,15 +170,18 @@ pub(super) async fn serve<H: Handler>(
             .initial_connection_window_size(1024 * 1024)
             .max_send_buf_size(64 * 1024);
         let gather = Gather::new(io);
+        // Each stream is a task, and a task's future is moved several times: a pointer is cheaper to move.
+        let service = service_fn(move |request| Box::pin(answer(request)));
         let connection = builder.serve_connection(TokioIo::new(gather.handle()), service);
         drive(pin!(connection), &control, |cx| gather.poll_send(cx)).await
     } else {
         let mut builder = http1::Builder::new();
-        builder
-            .max_headers(limits.header_count)
-            .max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX))
-            .header_read_timeout(None);
-        let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+        if limits.header_count > HYPER_HEADERS {
+            // Below that admission counts: a number of one's own makes hyper's parser slower.
+            builder.max_headers(limits.header_count);
+        }
+        builder.max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX)).header_read_timeout(None);
+        let connection = builder.serve_connection(TokioIo::new(io), service_fn(answer)).with_upgrades();
         drive(pin!(connection), &control, |_| Poll::Ready(Ok(()))).await
     }
 }

@@ -91,8 +91,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     pub tls: Option<tls::Facts>,
     pub http2: bool,
-    /// What servers are told of this connection, as it was for its last request.
-    pub own_hop: RefCell<Option<OwnHop>>,
+    /// Whom its last request asked for, and what servers are told of it.
+    pub own_hop: RefCell<Option<Rc<OwnHop>>>,
     activity: Arc<Activity>,
 }
 

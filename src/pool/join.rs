@@ -4,11 +4,11 @@
 //! A server joins when it becomes fit after it was not: new in the file, up again, no longer ejected, out of a drain.
 //! Servers that were there when the process began have not joined.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use parking_lot::Mutex;
 
 use super::{Ask, Load, PinKind, Pool, Server, Tried};

@@ -92,6 +92,9 @@ fn add_pin(
         // Only who has come back with its session is one: clients without a cookie jar are none.
         entry.pool.servers[server].state.sessions.note(session, exchange.arrived, entry.session_window);
     }
+    if !affinity.is_cookie_due(recalled, server, now) {
+        return;
+    }
     let caching = headers::shared_caching(headers);
     if caching == SharedCaching::Allowed {
         return;

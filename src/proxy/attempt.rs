@@ -119,7 +119,7 @@ pub(super) async fn run(
         settle_failure(worker, exchange, entry, server, failure.outcome);
         if second_chance && at_home && failure.outcome == Outcome::Refused {
             second_chance = false;
-            tokio::time::sleep(SECOND_CHANCE).await;
+            Box::pin(tokio::time::sleep(SECOND_CHANCE)).await;
             last = Some(failure.error);
             continue;
         }
@@ -161,7 +161,7 @@ async fn choose(
             }
             Picked::Line { server, waiting } => {
                 let position = waiting.position;
-                let called = wait_in_line(worker, waiting, entry.pool.rules.queue.timeout).await;
+                let called = Box::pin(wait_in_line(worker, waiting, entry.pool.rules.queue.timeout)).await;
                 let joined = std::mem::replace(&mut now, Clock::now());
                 let state = &entry.pool.servers[server].state;
                 state.metrics.cells.of(worker.id).queue_wait.observe(now.since(joined));
@@ -237,7 +237,8 @@ impl Attempts<'_> {
                 sent => return self.judge(sent),
             }
         }
-        let connection = self.worker.conns.open(target).await.map_err(refused)?;
+        // Rare and large: it would make every exchange's future as large.
+        let connection = Box::pin(self.worker.conns.open(target)).await.map_err(refused)?;
         let sent = self.send(connection, target).await;
         self.judge(sent)
     }

@@ -20,7 +20,7 @@ use super::identify::Identity;
 use super::long_lived::{Abandon, StayGuard};
 use super::{Worker, reply};
 use crate::clock::{Clock, Moment};
-use crate::headers;
+use crate::headers::{self, OwnHop};
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
 use crate::names::{CodeClass, Limit, LongLivedKind, Outcome, Verdict};
@@ -84,7 +84,7 @@ struct Names {
 struct LogFacts {
     method: Method,
     target: String,
-    host: String,
+    hop: Option<Rc<OwnHop>>,
     id: HeaderValue,
     traceparent: Option<HeaderValue>,
     detail: Option<String>,
@@ -102,7 +102,7 @@ impl Exchange {
             Box::new(LogFacts {
                 method: parts.method.clone(),
                 target: parts.uri.path().to_owned(),
-                host: String::new(),
+                hop: None,
                 id: HeaderValue::from_static("-"),
                 traceparent: parts.headers.get(headers::TRACEPARENT).cloned(),
                 detail: None,
@@ -140,7 +140,7 @@ impl Exchange {
     pub(super) fn identified(&mut self, identity: &Identity) {
         self.client = identity.client;
         if let Some(log) = &mut self.log {
-            log.host.clone_from(&identity.host);
+            log.hop = Some(Rc::clone(&identity.hop));
             log.id = identity.request_id.clone();
         }
     }
@@ -305,7 +305,7 @@ impl Exchange {
         line.text("pool", &names.pool);
         line.text("server", &names.server);
         line.text("method", log.method.as_str());
-        line.text("host", &log.host);
+        line.text("host", log.hop.as_ref().map_or("", |hop| &hop.host));
         line.text("path", &log.target);
         line.text("protocol", if self.downstream.http2 { "HTTP/2" } else { "HTTP/1.1" });
         line.number("status", u64::from(self.status.unwrap_or(499)));

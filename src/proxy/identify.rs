@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::request::Parts;
 use http::{HeaderValue, Version, header};
 
-use crate::headers::{self, Origin};
+use crate::headers::{self, Origin, OwnHop};
 use crate::listener::Downstream;
 use crate::names::HeaderReason;
 use crate::routing::Authority;
@@ -17,13 +18,8 @@ pub(super) struct Identity {
     /// The client, by what trusted proxies say.
     pub(super) client: IpAddr,
     pub(super) peer_is_trusted: bool,
-    /// The host that was asked for, in lower case, without port: what routes match on.
-    pub(super) host: String,
-    /// Host and port as the request wrote them: what the server sees as Host.
-    pub(super) authority: HeaderValue,
-    /// Host and port as the browser wrote them.
-    pub(super) external: HeaderValue,
-    pub(super) origin: Origin<'static>,
+    /// Whom it asks for.
+    pub(super) hop: Rc<OwnHop>,
     pub(super) request_id: HeaderValue,
 }
 
@@ -38,61 +34,64 @@ pub(super) fn identify(
     let peer_is_trusted = trusted(peer);
     let forwarded_by = snapshot.process.forwarded;
     let authority = authority_of(parts, downstream)?;
-    let parsed = parse(&authority)?;
-    check_certificate(&parsed.host, downstream)?;
-    let (host, port) = (parsed.host.clone().into_owned(), parsed.port);
     let mut https = downstream.tls.is_some();
-    let mut external = authority.clone();
-    let mut origin_host = (host.clone(), port);
+    let mut external = None;
     if peer_is_trusted {
         https = headers::forwarded_scheme_is_https(&parts.headers, forwarded_by).unwrap_or(https);
-        if let Some(value) = forwarded_host(parts, snapshot) {
-            let parsed = parse(&value)?;
-            origin_host = (parsed.host.clone().into_owned(), parsed.port);
-            external = value;
-        }
+        external = headers::forwarded_host(&parts.headers, forwarded_by);
     }
-    let client = headers::client_address(&parts.headers, peer, forwarded_by, trusted);
-    let (origin_host, origin_port) = origin_host;
-    let port = origin_port.unwrap_or(if https { 443 } else { 80 });
     Ok(Identity {
-        client,
+        client: headers::client_address(&parts.headers, peer, forwarded_by, trusted),
         peer_is_trusted,
-        host,
-        authority,
-        external,
-        origin: Origin { https, host: Cow::Owned(origin_host), port },
+        hop: hop(downstream, https, &authority, external.unwrap_or(&authority))?,
         request_id: request_id(parts, peer_is_trusted, random),
     })
 }
 
+/// The hop that the connection is for a request like this: nearly always the one that it was for its last request.
+fn hop(downstream: &Downstream, https: bool, authority: &str, external: &str) -> Result<Rc<OwnHop>, HeaderReason> {
+    let mut last = downstream.own_hop.borrow_mut();
+    if let Some(hop) = last.as_ref().filter(|hop| hop.fits(https, authority, external)) {
+        return Ok(Rc::clone(hop));
+    }
+    let asked = parse(authority)?;
+    check_certificate(&asked.host, downstream)?;
+    let seen = parse(external)?;
+    let port = seen.port.unwrap_or(if https { 443 } else { 80 });
+    let origin = Origin { https, host: seen.host.into(), port };
+    let value = |text: &str| HeaderValue::try_from(text).map_err(|_| HeaderReason::BadHost);
+    let (authority, external) = (value(authority)?, value(external)?);
+    let hop = Rc::new(OwnHop::new(downstream.peer.ip(), asked.host.into(), authority, origin, external));
+    *last = Some(Rc::clone(&hop));
+    Ok(hop)
+}
+
 /// RFC 9112, section 3.2: exactly one Host, and the target's own authority wins over it.
-fn authority_of(parts: &Parts, downstream: &Downstream) -> Result<HeaderValue, HeaderReason> {
+fn authority_of<'a>(parts: &'a Parts, downstream: &Downstream) -> Result<Cow<'a, str>, HeaderReason> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
     if another.is_some() {
         return Err(HeaderReason::BadHost);
     }
-    let target = parts.uri.authority().map(|authority| HeaderValue::try_from(authority.as_str()));
-    let target = target.transpose().map_err(|_| HeaderReason::BadHost)?;
+    let host = host.map(|host| host.to_str().map_err(|_| HeaderReason::BadHost)).transpose()?;
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
     match (target, host) {
-        (Some(target), Some(host)) if downstream.http2 && !target.as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+        (Some(target), Some(host)) if downstream.http2 && !target.eq_ignore_ascii_case(host) => {
             Err(HeaderReason::BadHost)
         }
-        (Some(target), _) if downstream.http2 => Ok(target),
-        (Some(target), Some(_)) => Ok(target),
-        (None, Some(host)) => Ok(host.clone()),
+        (Some(target), _) if downstream.http2 => Ok(target.into()),
+        (Some(target), Some(_)) => Ok(target.into()),
+        (None, Some(host)) => Ok(host.into()),
         // HTTP/1.0 knew no Host: the address that was asked stands for it.
         (target, None) if parts.version == Version::HTTP_10 => {
-            let local = || HeaderValue::try_from(downstream.local.to_string());
-            target.map_or_else(local, Ok).map_err(|_| HeaderReason::BadHost)
+            Ok(target.map_or_else(|| downstream.local.to_string().into(), Cow::Borrowed))
         }
         (_, None) => Err(HeaderReason::BadHost),
     }
 }
 
-fn parse(authority: &HeaderValue) -> Result<Authority<'_>, HeaderReason> {
-    authority.to_str().ok().and_then(Authority::parse).ok_or(HeaderReason::BadHost)
+fn parse(authority: &str) -> Result<Authority<'_>, HeaderReason> {
+    Authority::parse(authority).ok_or(HeaderReason::BadHost)
 }
 
 /// A browser reuses an HTTP/2 connection for other hosts that its certificate covers; for one that it does not, 421
@@ -101,10 +100,6 @@ fn check_certificate(host: &str, downstream: &Downstream) -> Result<(), HeaderRe
     let Some(tls) = downstream.tls.as_ref().filter(|_| downstream.http2) else { return Ok(()) };
     let Some(sni) = tls.sni.as_deref() else { return Ok(()) };
     if sni == host || tls.names.cover(host) { Ok(()) } else { Err(HeaderReason::Misdirected) }
-}
-
-fn forwarded_host(parts: &Parts, snapshot: &Snapshot) -> Option<HeaderValue> {
-    HeaderValue::try_from(headers::forwarded_host(&parts.headers, snapshot.process.forwarded)?).ok()
 }
 
 /// The id that a trusted peer gave the request, or a new one: 128 random bits.

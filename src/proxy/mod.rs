@@ -160,7 +160,7 @@ impl Worker {
             }
             Action::Pool(pool) => &snapshot.pools[*pool],
         };
-        let https = identity.origin.https;
+        let https = identity.hop.origin.https;
         let recalled = self.recall(exchange, route, entry, &parts, https);
         self.limit_rate(exchange, snapshot, route, &recalled)?;
         let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
@@ -185,7 +185,7 @@ impl Worker {
         let written = if asterisk { "/" } else { parts.uri.path() };
         let path = routing::normalise(written).map_err(|_| self.refuse(HeaderReason::BadPath))?.into_owned();
         let listener = exchange.downstream.endpoint.id();
-        let route = snapshot.route(&identity.host, &path, listener).ok_or(Error::new(Kind::NoRoute))?;
+        let route = snapshot.route(&identity.hop.host, &path, listener).ok_or(Error::new(Kind::NoRoute))?;
         exchange.routed(route, &path);
         Ok((&snapshot.routes[route], path))
     }
@@ -311,22 +311,16 @@ fn prepare_head(
     let trailers = headers::accepts_trailers(&parts.headers);
     let headers = &mut parts.headers;
     headers::remove_hop_by_hop(headers);
-    // The proxy answers `100 Continue` itself, when the server's connection is there to take the body.
-    headers.remove(header::EXPECT);
-    headers.remove(headers::PROXY);
+    headers::remove_not_for_servers(headers);
     match headers::rewritten_cookies(headers, |name| snapshot.is_our_cookie(name)) {
         Some(Some(line)) => drop(headers.insert(header::COOKIE, line)),
         Some(None) => drop(headers.remove(header::COOKIE)),
         None => {}
     }
-    let mut own_hop = downstream.own_hop.borrow_mut();
-    own_hop.take_if(|hop| !hop.fits(&identity.origin, &identity.external));
-    let new_hop = || headers::OwnHop::new(downstream.peer.ip(), &identity.origin, &identity.external);
-    let hop = own_hop.get_or_insert_with(new_hop);
     headers::tell_server(
         headers,
         &headers::Told {
-            hop,
+            hop: &identity.hop,
             peer_is_trusted: identity.peer_is_trusted,
             forwarded_by: snapshot.process.forwarded,
             request_id: &identity.request_id,
@@ -337,7 +331,7 @@ fn prepare_head(
         headers::tell_client_certificate(headers, certificate);
     }
     route.request_headers.apply(headers);
-    headers.insert(header::HOST, identity.authority.clone());
+    headers.insert(header::HOST, identity.hop.authority.clone());
     if trailers {
         headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
     }

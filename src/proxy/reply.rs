@@ -75,7 +75,7 @@ pub(super) fn fixed(status: StatusCode, body: Bytes, changes: &HeaderChanges) ->
 
 /// 308 to the same host and path over https.
 pub(super) fn redirect_to_https(identity: &Identity, port: u16, uri: &Uri) -> Response<Bytes> {
-    let host = &identity.origin.host;
+    let host = &identity.hop.origin.host;
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let target = if target.starts_with('/') { target } else { "/" };
     let location =

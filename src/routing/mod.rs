@@ -9,8 +9,7 @@
 mod host;
 mod path;
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 pub use host::{Authority, HostPattern};
 pub use path::{PathError, normalise, prefix};
 

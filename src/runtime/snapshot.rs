@@ -48,7 +48,7 @@ pub struct Snapshot {
     /// Who asked how often, by position of the route; kept as long as it matches the same.
     rates: Vec<Option<Arc<KeyedRate>>>,
     /// Names of our cookies, prefixed and plain, of all pools.
-    cookie_names: HashSet<Box<[u8]>>,
+    cookie_names: foldhash::HashSet<Box<[u8]>>,
 }
 
 /// A pool and how its servers are spoken to.
@@ -199,7 +199,7 @@ fn keyed_rate(
     Some(known.unwrap_or_else(|| Arc::new(KeyedRate::new(random.u64(..)))))
 }
 
-fn cookie_names(pools: &[PoolEntry]) -> HashSet<Box<[u8]>> {
+fn cookie_names(pools: &[PoolEntry]) -> foldhash::HashSet<Box<[u8]>> {
     let own =
         pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
     let names = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);

@@ -10,9 +10,9 @@ mod tickets;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, RootCertStore};
 
 pub use certificate::{Certificate, CertificateError, Names, certificates_from_pem, load, self_signed};
 pub use client::{ClientError, ClientSettings, any_certificate, client_config, client_of_one};
@@ -40,8 +40,21 @@ words! {
 
 /// Installs the process's crypto provider; the first thing that `main` does.
 pub fn install_provider() {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !is_aes_128(suite.suite()));
     // A second call finds one installed already, which is as good.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = provider.install_default();
+}
+
+/// The suites that come first. Nobody breaks AES-128, and SHA-384 costs a handshake 60 microseconds on processors that
+/// have instructions for SHA-256 alone; browsers and the other TLS libraries put these first as well.
+fn is_aes_128(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
 }
 
 /// The TLS settings of a listener, with what they name already loaded.
@@ -80,7 +93,7 @@ impl Endpoint {
         config.ticketer = Arc::new(tickets::Ticketer::new(ring, name, &settings.client_ca, settings.client_auth));
         config.send_tls13_tickets = 1;
         config.max_early_data_size = 0;
-        // Our order of cipher suites counts: audits ask for it, and it is the strongest first.
+        // Our order of cipher suites counts: audits ask for it.
         config.ignore_client_order = true;
         Ok(Endpoint { config: Arc::new(config), certificates })
     }

@@ -1,7 +1,6 @@
 //! Connections to servers, of one worker: kept for reuse, the last one used first.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use http::HeaderMap;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -201,7 +201,7 @@ impl Conns {
         if target.settings.http2 {
             return self.open_http2(target, io, counted).await.map_err(broken);
         }
-        let handshake = http1::Builder::new().max_headers(256).max_buf_size(256 * 1024).handshake(io);
+        let handshake = http1::Builder::new().max_buf_size(256 * 1024).handshake(io);
         let (sender, connection) = handshake.await.map_err(broken)?;
         let keep_alive = target.settings.keep_alive;
         let driven = Driven { connection: Some(connection), ended: false };
