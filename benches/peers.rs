@@ -1,4 +1,5 @@
-//! CPU time per exchange of steadfast, nginx and HAProxy, side by side in one run.
+//! CPU time per exchange of steadfast, nginx and HAProxy, side by side in one run: of every nginx and every haproxy that is
+//! found on PATH and in /usr/sbin. Debian's are old, and their OpenSSL is slow; put newer ones on PATH to be told more.
 //!
 //!     cargo bench --bench peers                          # 3 rounds of 5 s
 //!     cargo bench --bench peers -- --rounds 5 --seconds 30
@@ -6,7 +7,7 @@
 //! Each proxy has one worker, pinned to core 0; four origins (one nginx) and the load are pinned to core 1. The figure
 //! is user and system time of all the proxy's processes, from /proc/PID/stat, divided by the answered requests: on a
 //! shared machine it holds where throughput and latency are noise. Proxies take turns within a round; the table shows
-//! medians over rounds with minimum and maximum, and the ratio to the better of the other two.
+//! medians over rounds with minimum and maximum, and the ratio to the best of the others.
 //!
 //! Needs nginx, haproxy, wrk, h2load (Debian: nginx-light haproxy wrk nghttp2-client), openssl and taskset.
 
@@ -19,16 +20,78 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const ORIGIN_PORTS: [u16; 4] = [21_001, 21_002, 21_003, 21_004];
-const PROXIES: [Proxy; 3] = [
-    Proxy { name: "steadfast", port: 21_443 },
-    Proxy { name: "nginx", port: 21_444 },
-    Proxy { name: "haproxy", port: 21_445 },
-];
+const FIRST_PORT: u16 = 21_443;
 
-#[derive(Clone, Copy)]
+/// One of those that are compared.
 struct Proxy {
-    name: &'static str,
+    kind: Kind,
+    program: PathBuf,
+    version: String,
     port: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Steadfast,
+    Nginx,
+    Haproxy,
+}
+
+impl Proxy {
+    /// steadfast first, then every peer there is.
+    fn all() -> Vec<Proxy> {
+        let own = (Kind::Steadfast, PathBuf::from(env!("CARGO_BIN_EXE_steadfast")));
+        let nginx = installed("nginx").into_iter().map(|program| (Kind::Nginx, program));
+        let haproxy = installed("haproxy").into_iter().map(|program| (Kind::Haproxy, program));
+        let all = std::iter::once(own).chain(nginx).chain(haproxy).zip(FIRST_PORT..);
+        all.map(|((kind, program), port)| Proxy { kind, version: version(kind, &program), program, port }).collect()
+    }
+
+    fn configuration(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("proxy-{}", self.port))
+    }
+
+    fn prepare(&self, directory: &Path) {
+        let text = match self.kind {
+            Kind::Steadfast => steadfast(self.port),
+            Kind::Nginx => nginx(directory, self),
+            Kind::Haproxy => haproxy(directory, self.port),
+        };
+        fs::write(self.configuration(directory), text).expect("a file of the bench");
+    }
+
+    fn start(&self, directory: &Path) -> Running {
+        let file = self.configuration(directory);
+        let arguments: &[&str] = match self.kind {
+            Kind::Steadfast => &["run", "--config", text(&file)],
+            Kind::Nginx => &["-p", text(directory), "-c", text(&file)],
+            Kind::Haproxy => &["-f", text(&file)],
+        };
+        start("0", text(&self.program), arguments)
+    }
+}
+
+/// Every program of this name, each once.
+fn installed(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let mut found: Vec<PathBuf> = places.filter_map(|place| fs::canonicalize(place.join(name)).ok()).collect();
+    let mut known = std::collections::HashSet::new();
+    found.retain(|program| known.insert(program.clone()));
+    found
+}
+
+/// What stands in the table's head: `nginx 1.31.4`.
+fn version(kind: Kind, program: &Path) -> String {
+    let (name, flag) = match kind {
+        Kind::Steadfast => return format!("steadfast {}", env!("CARGO_PKG_VERSION")),
+        Kind::Nginx => ("nginx", "-v"),
+        Kind::Haproxy => ("HAProxy", "-v"),
+    };
+    let output = Command::new(program).arg(flag).output().expect("the program runs");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let number = said.split([' ', '/', '-', '\n']).find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    format!("{name} {}", number.unwrap_or("of unknown version"))
 }
 
 struct Scenario {
@@ -43,97 +106,92 @@ struct Scenario {
 enum Load {
     Http1,
     Http2,
+    /// Few connections, each with much to read.
+    Downloads,
     /// A connection, and a full TLS handshake, for each request.
     Handshakes,
 }
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     Scenario { name: "HTTPS/1.1, 1 KiB, pinned", path: "/1k", load: Load::Http1, keeps_cookie: true },
     Scenario { name: "HTTPS/1.1, 1 KiB, Set-Cookie each time", path: "/1k", load: Load::Http1, keeps_cookie: false },
     Scenario { name: "HTTP/2, 1 KiB, pinned, 8 x 32 streams", path: "/1k", load: Load::Http2, keeps_cookie: true },
     Scenario { name: "HTTPS/1.1, 100 KiB, pinned", path: "/100k", load: Load::Http1, keeps_cookie: true },
+    Scenario { name: "HTTPS/1.1, 10 MiB, pinned", path: "/10m", load: Load::Downloads, keeps_cookie: true },
     Scenario { name: "full handshake and one request", path: "/1k", load: Load::Handshakes, keeps_cookie: true },
 ];
 
 fn main() {
     let seconds = argument("--seconds").unwrap_or(5);
     let rounds = argument("--rounds").unwrap_or(3).max(1);
-    if let Some(missing) =
-        ["nginx", "haproxy", "wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| !exists(tool))
-    {
+    if let Some(missing) = ["wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| !exists(tool)) {
         println!("{missing} is not installed: nothing was measured (see the head of benches/peers.rs)");
         return;
     }
     let directory = std::env::temp_dir().join(format!("steadfast-bench-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a temporary directory");
-    prepare(&directory);
-    let mut running = vec![start("1", "nginx", &["-p", text(&directory), "-c", text(&directory.join("origins.conf"))])];
-    let steadfast = env!("CARGO_BIN_EXE_steadfast");
-    running.push(start("0", steadfast, &["run", "--config", text(&directory.join("steadfast.toml"))]));
-    running.push(start("0", "nginx", &["-p", text(&directory), "-c", text(&directory.join("nginx.conf"))]));
-    running.push(start("0", "haproxy", &["-f", text(&directory.join("haproxy.cfg"))]));
-    let cookies: Vec<String> = PROXIES.iter().map(|proxy| wait_for_cookie(proxy.port)).collect();
+    let proxies = Proxy::all();
+    let Some(nginx) = proxies.iter().rfind(|proxy| proxy.kind == Kind::Nginx) else {
+        println!("nginx is not installed, which serves the origins: nothing was measured");
+        return;
+    };
+    prepare(&directory, &proxies);
+    let file = directory.join("origins.conf");
+    let origins = start("1", text(&nginx.program), &["-p", text(&directory), "-c", text(&file)]);
+    let running: Vec<Running> = proxies.iter().map(|proxy| proxy.start(&directory)).collect();
+    let cookies: Vec<String> = proxies.iter().map(|proxy| wait_for_cookie(proxy.port)).collect();
 
     let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
     let mut errors = 0;
     for round in 0..rounds {
         for (number, scenario) in SCENARIOS.iter().enumerate() {
-            for (at, proxy) in PROXIES.iter().enumerate() {
-                let pid = running[at + 1].0.id();
+            for (at, proxy) in proxies.iter().enumerate() {
+                let pid = running[at].0.id();
                 let before = cpu_seconds(pid);
                 let done = load(scenario, proxy.port, seconds, &cookies[at]);
                 let spent = cpu_seconds(pid) - before;
                 eprintln!(
-                    "round {} {:40} {:10} {:6.1} us, {} requests, {} errors",
+                    "round {} {:40} {:15} {:6.1} us, {} requests, {} errors",
                     round + 1,
                     scenario.name,
-                    proxy.name,
+                    proxy.version,
                     spent * 1e6 / done.requests as f64,
                     done.requests,
                     done.errors
                 );
-                errors += if proxy.name == "steadfast" { done.errors } else { 0 };
+                errors += if proxy.kind == Kind::Steadfast { done.errors } else { 0 };
                 figures.entry((number, at)).or_default().push(spent * 1e6 / done.requests as f64);
             }
         }
     }
-    print_table(&figures, seconds, rounds, errors);
-    drop(running);
+    println!("CPU microseconds per exchange, median of {rounds} rounds of {seconds} s (minimum to maximum)\n");
+    print_table(&figures, &proxies);
+    println!("\nErrors seen by clients of steadfast: {errors}");
+    drop((running, origins));
     let _ = fs::remove_dir_all(&directory);
 }
 
-fn print_table(figures: &BTreeMap<(usize, usize), Vec<f64>>, seconds: u64, rounds: u64, errors: u64) {
-    println!("CPU microseconds per exchange, median of {rounds} rounds of {seconds} s (minimum to maximum)\n");
-    println!("{}", versions());
-    println!("| scenario | steadfast | nginx | HAProxy | ratio to the better peer |\n|---|---|---|---|---|");
+fn print_table(figures: &BTreeMap<(usize, usize), Vec<f64>>, proxies: &[Proxy]) {
+    let names: Vec<&str> = proxies.iter().map(|proxy| &*proxy.version).collect();
+    println!("| scenario | {} | ratio to the best peer |\n|---{}|---|", names.join(" | "), "|---".repeat(names.len()));
     for (number, scenario) in SCENARIOS.iter().enumerate() {
         let of = |at: usize| &figures[&(number, at)];
-        let cells: Vec<String> = (0..3)
+        let cells: Vec<String> = (0..proxies.len())
             .map(|at| {
                 let mut sorted = of(at).clone();
                 sorted.sort_by(f64::total_cmp);
                 format!("{:.1} ({:.1} to {:.1})", median(of(at)), sorted[0], sorted[sorted.len() - 1])
             })
             .collect();
-        let ratio = median(of(0)) / median(of(1)).min(median(of(2)));
-        println!("| {} | {} | {ratio:.2} |", scenario.name, cells.join(" | "));
+        let best = (1..proxies.len()).map(|at| median(of(at))).fold(f64::INFINITY, f64::min);
+        println!("| {} | {} | {:.2} |", scenario.name, cells.join(" | "), median(of(0)) / best);
     }
-    println!("\nErrors seen by clients of steadfast: {errors}");
 }
 
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
-}
-
-fn versions() -> String {
-    let first_line = |tool: &str, flag: &str| {
-        let output = Command::new(tool).arg(flag).output().expect("the tool runs");
-        let both = [output.stdout, output.stderr].concat();
-        String::from_utf8_lossy(&both).lines().next().unwrap_or_default().to_owned()
-    };
-    format!("steadfast {}; {}; {}\n", env!("CARGO_PKG_VERSION"), first_line("nginx", "-v"), first_line("haproxy", "-v"))
 }
 
 struct Done {
@@ -149,6 +207,7 @@ fn load(scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
     command.args(["-c", "1"]);
     match scenario.load {
         Load::Http1 => command.args(["wrk", "-t1", "-c32", "-d", &duration]),
+        Load::Downloads => command.args(["wrk", "-t1", "-c8", "--timeout", "10s", "-d", &duration]),
         Load::Handshakes => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-H", "Connection: close"]),
         Load::Http2 => command.args(["h2load", "-t1", "-c8", "-m32", "-D", &duration]),
     };
@@ -162,7 +221,7 @@ fn load(scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
             requests: number_before(&report, " succeeded,"),
             errors: number_before(&report, " failed,") + number_before(&report, " 5xx"),
         },
-        Load::Http1 | Load::Handshakes => {
+        Load::Http1 | Load::Downloads | Load::Handshakes => {
             Done { requests: number_before(&report, " requests in"), errors: wrk_errors(&report) }
         }
     }
@@ -260,16 +319,14 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
 
-fn prepare(directory: &Path) {
+fn prepare(directory: &Path, proxies: &[Proxy]) {
     let write = |name: &str, content: String| fs::write(directory.join(name), content).expect("a file of the bench");
     make_certificate(directory);
-    for (name, bytes) in [("1k", 1_024), ("100k", 102_400)] {
+    for (name, bytes) in [("1k", 1_024), ("100k", 102_400), ("10m", 10_485_760)] {
         write(name, "x".repeat(bytes));
     }
     write("origins.conf", origins(directory));
-    write("steadfast.toml", steadfast());
-    write("nginx.conf", nginx(directory));
-    write("haproxy.cfg", haproxy(directory));
+    proxies.iter().for_each(|proxy| proxy.prepare(directory));
 }
 
 fn make_certificate(directory: &Path) {
@@ -307,7 +364,7 @@ fn origins(directory: &Path) -> String {
     )
 }
 
-fn steadfast() -> String {
+fn steadfast(port: u16) -> String {
     let servers = ORIGIN_PORTS
         .iter()
         .enumerate()
@@ -317,36 +374,39 @@ fn steadfast() -> String {
          [[listener]]\nname = \"https\"\naddress = \"127.0.0.1:{}\"\n[listener.tls]\n\
          certificates = [{{ cert = \"bench.pem\", key = \"bench.key\" }}]\n[[route]]\npool = \"bench\"\n\
          [[pool]]\nname = \"bench\"\nmode = \"sticky\"\n[pool.connections]\nidle = 256\n{}",
-        PROXIES[0].port,
+        port,
         servers.collect::<String>()
     )
 }
 
 /// Debian's nginx has no sticky cookie of its own: a map from the cookie to the server does the same work.
-fn nginx(directory: &Path) -> String {
+fn nginx(directory: &Path, proxy: &Proxy) -> String {
     let upstreams = ORIGIN_PORTS
         .iter()
         .enumerate()
         .map(|(at, port)| format!("upstream s{at} {{ server 127.0.0.1:{port}; keepalive 256; }}\n"));
     let pairs = (0..4).map(|at| format!("s{at} s{at};")).collect::<String>();
+    // Since 1.25.1 HTTP/2 is a directive of its own.
+    let numbers: Vec<u32> = proxy.version.split([' ', '.']).filter_map(|word| word.parse().ok()).collect();
+    let listen = format!("listen 127.0.0.1:{} ssl", proxy.port);
+    let listen = if numbers >= vec![1, 25, 1] { format!("{listen}; http2 on;") } else { format!("{listen} http2;") };
     format!(
         "{}{}split_clients \"$request_id\" $fresh {{ 25% s0; 25% s1; 25% s2; * s3; }}\n\
          map $cookie_srv $server_chosen {{ default $fresh; {pairs} }}\n\
          map $cookie_srv $given {{ default \"srv=$fresh; Path=/; HttpOnly; Secure\"; {} }}\n\
-         server {{ listen 127.0.0.1:{} ssl http2; ssl_certificate {d}/bench.pem; ssl_certificate_key {d}/bench.key;\n\
+         server {{ {listen} ssl_certificate {d}/bench.pem; ssl_certificate_key {d}/bench.key;\n\
          ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets on;\n\
          location / {{ proxy_pass http://$server_chosen; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;\n\
          add_header Set-Cookie $given; }} }}\n}}\n",
-        nginx_head(directory, "proxy.pid"),
+        nginx_head(directory, &format!("proxy-{}.pid", proxy.port)),
         upstreams.collect::<String>(),
         (0..4).map(|at| format!("s{at} \"\";")).collect::<String>(),
-        PROXIES[1].port,
         d = text(directory),
     )
 }
 
-fn haproxy(directory: &Path) -> String {
+fn haproxy(directory: &Path, port: u16) -> String {
     let servers = ORIGIN_PORTS
         .iter()
         .enumerate()
@@ -356,7 +416,7 @@ fn haproxy(directory: &Path) -> String {
          frontend f\n  bind 127.0.0.1:{} ssl crt {}/bench-both.pem alpn h2,http/1.1\n  option forwardfor\n\
          \x20 http-request set-header X-Forwarded-Proto https\n  default_backend b\n\
          backend b\n  balance random\n  cookie SRV insert indirect nocache httponly secure\n  http-reuse always\n{}",
-        PROXIES[2].port,
+        port,
         text(directory),
         servers.collect::<String>()
     )
