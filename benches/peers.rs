@@ -124,7 +124,9 @@ const SCENARIOS: [Scenario; 6] = [
 fn main() {
     let seconds = argument("--seconds").unwrap_or(5);
     let rounds = argument("--rounds").unwrap_or(3).max(1);
-    if let Some(missing) = ["wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| !exists(tool)) {
+    if let Some(missing) =
+        ["wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| installed(tool).is_empty())
+    {
         println!("{missing} is not installed: nothing was measured (see the head of benches/peers.rs)");
         return;
     }
@@ -305,14 +307,6 @@ fn argument(name: &str) -> Option<u64> {
     let arguments: Vec<String> = std::env::args().collect();
     let at = arguments.iter().position(|argument| argument == name)?;
     arguments.get(at + 1)?.parse().ok()
-}
-
-fn exists(tool: &str) -> bool {
-    Command::new("sh")
-        .args(["-c", &format!("command -v {tool}")])
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
 fn text(path: &Path) -> &str {

@@ -27,7 +27,7 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 pub const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 /// CGI programs read it as a setting of their own ("httpoxy").
-pub const PROXY: HeaderName = HeaderName::from_static("proxy");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
 /// The cookie of somebody who has given the admin token. Cookies ignore ports: where the admin surface shares a host with
 /// what is served, browsers send it there as well.
 pub const ADMIN_COOKIE: &str = "__Host-sf-admin";

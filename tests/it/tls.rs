@@ -16,7 +16,7 @@ fn shown(proxy: &Proxy, name: &str) -> Vec<u8> {
     handshake(proxy, config, name).expect("a handshake").0
 }
 
-/// A whole handshake and one request: the certificate, whether it was resumed, and the key exchange.
+/// A whole handshake and one request: the certificate, whether it was resumed, and key exchange and cipher suite.
 fn handshake(proxy: &Proxy, config: Arc<ClientConfig>, name: &str) -> Result<(Vec<u8>, bool, String), String> {
     use std::io::{Read, Write};
     let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
@@ -30,8 +30,10 @@ fn handshake(proxy: &Proxy, config: Arc<ClientConfig>, name: &str) -> Result<(Ve
     stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
     assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-    let group = format!("{:?}", session.negotiated_key_exchange_group().map(|group| group.name()));
-    Ok((session.peer_certificates().map(|chain| chain[0].to_vec()).unwrap_or_default(), resumed, group))
+    let group = session.negotiated_key_exchange_group().map(|group| group.name());
+    let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
+    let chosen = format!("{group:?} {suite:?}");
+    Ok((session.peer_certificates().map(|chain| chain[0].to_vec()).unwrap_or_default(), resumed, chosen))
 }
 
 fn with_certificates(leaves: &[(&str, &Leaf)], more: &str, origin: &Origin) -> (tempfile::TempDir, String) {
@@ -107,11 +109,15 @@ fn tickets_of_one_proxy_are_resumed_by_another_of_the_same_ring() {
 }
 
 #[test]
-fn the_post_quantum_hybrid_is_preferred_and_old_versions_can_be_shut_out() {
+fn the_post_quantum_hybrid_and_aes_128_are_preferred_and_old_versions_can_be_shut_out() {
     let origin = Origin::start("o");
     let proxy = Proxy::start(&tls(&[&origin], ""));
-    let config = Arc::new(anything_goes().with_no_client_auth());
-    assert!(handshake(&proxy, config, "localhost").unwrap().2.contains("X25519MLKEM768"));
+    // A client of rustls' own order: it puts AES-256 first.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.dangerous().with_custom_certificate_verifier(crate::support::client::any_certificate());
+    let chosen = handshake(&proxy, Arc::new(config.with_no_client_auth()), "localhost").unwrap().2;
+    assert!(chosen.contains("X25519MLKEM768") && chosen.contains("TLS13_AES_128_GCM_SHA256"), "{chosen}");
     let modern = Proxy::start(&tls(&[&origin], "").replace("[listener.tls]", "[listener.tls]\nmin_version = \"1.3\""));
     let old = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
         .dangerous()

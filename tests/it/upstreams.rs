@@ -2,7 +2,7 @@
 
 use crate::support::certs::Authority;
 use crate::support::origin::Speaks;
-use crate::support::{Origin, Proxy, plain, server};
+use crate::support::{Origin, Proxy, eventually, plain, server};
 
 const NO_PROBES: &str = "[pool.health]\ntype = \"off\"\n";
 
@@ -13,6 +13,20 @@ fn a_unix_socket() {
     let proxy = Proxy::start(&plain(&[&origin], "[pool.health]\npath = \"/healthz\"\ninterval = \"50ms\"\nfall = 1\n"));
     assert_eq!(proxy.client().post("/echo", "hello").text(), "hello");
     assert_eq!(proxy.client().get("/").origin(), "a");
+}
+
+#[test]
+fn a_response_of_many_header_fields_passes_and_one_of_too_many_is_an_error_that_says_so() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], NO_PROBES));
+    let passed = proxy.client().get("/fields/90");
+    assert_eq!((passed.status, passed.headers.get_all("x-field").iter().count()), (200, 90));
+    assert_eq!(proxy.client().get("/fields/120").status, 502);
+    assert_eq!(proxy.client().get("/fields/90").status, 200, "the server is as good as before");
+    let refused = || proxy.access_log().into_iter().find(|line| line["status"] == 502);
+    eventually("it is logged", || refused().is_some());
+    let line = refused().unwrap();
+    assert!(line["detail"].as_str().unwrap().contains("too large"), "{line}");
 }
 
 #[test]

@@ -319,6 +319,13 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
             reply(200, name, full("slept"))
         }
         "echo" => reply(200, name, full(body)),
+        "fields" => {
+            let mut answer = reply(200, name, full(""));
+            for at in 0..number() {
+                answer.headers_mut().append("x-field", at.into());
+            }
+            answer
+        }
         "trailers" => {
             let back = trailers.unwrap_or_else(|| {
                 HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("42"))])
