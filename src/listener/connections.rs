@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -18,6 +17,10 @@ use crate::names::{Limit, words};
 /// How long a connection may be silent during a drain before it is closed. A client that has just had an answer may
 /// be sending its next request right now; closing at once would lose it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// When an idle connection gives up what only exchanges need. Before that the next request is likely; after it, memory
+/// is worth more than a little work.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 words! {
     /// What a connection is doing.
@@ -34,88 +37,75 @@ words! {
     }
 }
 
-/// What one connection is doing, and since when. It is written from inside the connection's I/O, which hyper wants
-/// to be `Send`; so these are atomics, though only one thread touches them.
+/// What one connection is doing, and since when.
 pub struct Activity {
-    clock: Arc<AtomicU64>,
-    phase: AtomicU8,
-    since: AtomicU64,
-    exchanges: AtomicU32,
-    /// When a write first could not go on; 0: it can.
-    blocked_since: AtomicU64,
+    clock: Rc<Cell<Moment>>,
+    phase: Cell<Phase>,
+    since: Cell<Moment>,
+    exchanges: Cell<u32>,
+    /// When a write first could not go on.
+    blocked_since: Cell<Option<Moment>>,
     /// Streams whose last piece of a body was taken, and that have not asked for the next.
-    held: AtomicU32,
+    held: Cell<u32>,
     /// When any stream last moved.
-    moved: AtomicU64,
-    http2: AtomicBool,
-    closed: AtomicBool,
+    moved: Cell<Moment>,
+    http2: Cell<bool>,
+    closed: Cell<bool>,
 }
 
 impl Activity {
-    fn new(clock: Arc<AtomicU64>) -> Self {
-        let since = AtomicU64::new(clock.load(Ordering::Relaxed));
+    fn new(clock: Rc<Cell<Moment>>) -> Self {
+        let now = clock.get();
         Activity {
             clock,
-            phase: AtomicU8::new(Phase::Opening as u8),
-            since,
-            exchanges: AtomicU32::new(0),
-            blocked_since: AtomicU64::new(0),
-            held: AtomicU32::new(0),
-            moved: AtomicU64::new(0),
-            http2: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
+            phase: Cell::new(Phase::Opening),
+            since: Cell::new(now),
+            exchanges: Cell::new(0),
+            blocked_since: Cell::new(None),
+            held: Cell::new(0),
+            moved: Cell::new(now),
+            http2: Cell::new(false),
+            closed: Cell::new(false),
         }
     }
 
-    fn now(&self) -> u64 {
-        self.clock.load(Ordering::Relaxed)
-    }
-
-    fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))]
-    }
-
     pub(super) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.since.store(self.now(), Ordering::Relaxed);
+        self.phase.set(phase);
+        self.since.set(self.clock.get());
     }
 
     pub(super) fn speaks_http2(&self) {
-        self.http2.store(true, Ordering::Relaxed);
-    }
-
-    fn is_http2(&self) -> bool {
-        self.http2.load(Ordering::Relaxed)
+        self.http2.set(true);
     }
 
     /// A stream gave a piece of its body: until it is asked for the next, the client's window holds it.
     pub(super) fn hold(&self) {
-        step(&self.held, 1);
-        self.moved.store(self.now(), Ordering::Relaxed);
+        self.held.update(|held| held + 1);
+        self.moved.set(self.clock.get());
     }
 
     pub(super) fn let_go(&self) {
-        step(&self.held, -1);
-        self.moved.store(self.now(), Ordering::Relaxed);
+        self.held.update(|held| held - 1);
+        self.moved.set(self.clock.get());
     }
 
     /// Since when the client has taken nothing of what there is for it.
     fn stuck_since(&self) -> Option<Moment> {
-        let blocked = self.blocked_since.load(Ordering::Relaxed);
-        if blocked != 0 {
-            return Some(Moment::from_nanos(blocked));
-        }
         // One stream that its reader has paused is no harm while others move.
-        let held = self.held.load(Ordering::Relaxed);
-        let all_held = held > 0 && held == self.exchanges.load(Ordering::Relaxed);
-        all_held.then(|| Moment::from_nanos(self.moved.load(Ordering::Relaxed)))
+        let all_held = self.held.get() > 0 && self.held == self.exchanges;
+        self.blocked_since.get().or_else(|| all_held.then(|| self.moved.get()))
+    }
+
+    /// Whether nothing is under way, nor waiting to be written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.stuck_since().is_none()
     }
 
     /// Bytes came in: where none were expected, they begin a request. On HTTP/2 they may be anything (pings, window
     /// updates), and a connection without exchanges is idle whatever it says.
     pub(super) fn received(&self) {
-        match self.phase() {
-            Phase::Idle if !self.is_http2() => self.enter(Phase::Head),
+        match self.phase.get() {
+            Phase::Idle if !self.http2.get() => self.enter(Phase::Head),
             // It does speak HTTP/2.
             Phase::Opening => self.enter(Phase::Idle),
             _ => {}
@@ -124,21 +114,20 @@ impl Activity {
 
     pub(super) fn wrote(&self, went_on: bool) {
         if went_on {
-            if self.blocked_since.load(Ordering::Relaxed) != 0 {
-                self.blocked_since.store(0, Ordering::Relaxed);
-            }
-        } else if self.blocked_since.load(Ordering::Relaxed) == 0 {
-            self.blocked_since.store(self.now().max(1), Ordering::Relaxed);
+            self.blocked_since.set(None);
+        } else if self.blocked_since.get().is_none() {
+            self.blocked_since.set(Some(self.clock.get()));
         }
     }
 
     pub(super) fn begin_exchange(&self) {
-        step(&self.exchanges, 1);
+        self.exchanges.update(|exchanges| exchanges + 1);
         self.enter(Phase::Busy);
     }
 
     pub(super) fn end_exchange(&self) {
-        if step(&self.exchanges, -1) == 0 && self.phase() == Phase::Busy {
+        self.exchanges.update(|exchanges| exchanges - 1);
+        if self.exchanges.get() == 0 && self.phase.get() == Phase::Busy {
             self.enter(Phase::Idle);
         }
     }
@@ -149,26 +138,17 @@ impl Activity {
     }
 
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.closed.set(true);
     }
 }
 
-/// Counts up or down, for the one thread that writes; says how many there are now.
-fn step(count: &AtomicU32, by: i32) -> u32 {
-    let now = count.load(Ordering::Relaxed).wrapping_add_signed(by);
-    count.store(now, Ordering::Relaxed);
-    now
-}
-
-/// What the sweep wants of a connection's task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the sweep wants of a connection's task; it never takes back what weighs more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Want {
     #[default]
     Nothing,
+    /// Do without what only exchanges need.
+    Rest,
     /// Finish what is under way, then close.
     Finish,
     /// Close now.
@@ -193,8 +173,15 @@ impl Control {
         self.want.get()
     }
 
+    /// The connection is at work again.
+    pub(super) fn has_rested(&self) {
+        if self.want.get() == Want::Rest {
+            self.want.set(Want::Nothing);
+        }
+    }
+
     fn set(&self, want: Want) {
-        if self.want.get() != want && self.want.get() != Want::Abort {
+        if self.want.get() < want {
             self.want.set(want);
             if let Some(waker) = &*self.waker.borrow() {
                 waker.wake_by_ref();
@@ -211,20 +198,20 @@ pub struct Times {
 }
 
 struct Entry {
-    activity: Arc<Activity>,
+    activity: Rc<Activity>,
     control: Rc<Control>,
     times: Times,
 }
 
 /// One connection's place in the list.
 pub(super) struct Registration {
-    pub(super) activity: Arc<Activity>,
+    pub(super) activity: Rc<Activity>,
     pub(super) control: Rc<Control>,
 }
 
 /// The open connections of one worker.
 pub struct Connections {
-    clock: Arc<AtomicU64>,
+    clock: Rc<Cell<Moment>>,
     most: Cell<usize>,
     draining: Cell<bool>,
     list: RefCell<Vec<Entry>>,
@@ -236,7 +223,7 @@ impl Connections {
     /// A list for one worker, which may hold `most` connections.
     pub fn new(most: usize, metrics: Arc<Metrics>, worker: WorkerId) -> Rc<Self> {
         Rc::new(Connections {
-            clock: Arc::new(AtomicU64::new(0)),
+            clock: Rc::default(),
             most: Cell::new(most),
             draining: Cell::new(false),
             list: RefCell::default(),
@@ -262,7 +249,7 @@ impl Connections {
 
     /// How many are open.
     pub fn count(&self) -> usize {
-        self.list.borrow().iter().filter(|entry| !entry.activity.is_closed()).count()
+        self.list.borrow().iter().filter(|entry| !entry.activity.closed.get()).count()
     }
 
     /// Takes in a new connection. At the limit the oldest idle ones are closed; with none idle, the new one is refused.
@@ -279,9 +266,9 @@ impl Connections {
             }
         }
         let registration =
-            Registration { activity: Arc::new(Activity::new(Arc::clone(&self.clock))), control: Rc::default() };
+            Registration { activity: Rc::new(Activity::new(Rc::clone(&self.clock))), control: Rc::default() };
         self.list.borrow_mut().push(Entry {
-            activity: Arc::clone(&registration.activity),
+            activity: Rc::clone(&registration.activity),
             control: Rc::clone(&registration.control),
             times,
         });
@@ -289,14 +276,14 @@ impl Connections {
     }
 
     fn forget_closed(&self) {
-        self.list.borrow_mut().retain(|entry| !entry.activity.is_closed());
+        self.list.borrow_mut().retain(|entry| !entry.activity.closed.get());
     }
 
     /// Who was asked to go and has not gone is not waited for where there is no place left.
     fn abort_lingering(&self) {
         let list = self.list.borrow();
         let lingers =
-            |entry: &&Entry| entry.activity.phase() == Phase::Idle && entry.control.want.get() == Want::Finish;
+            |entry: &&Entry| entry.activity.phase.get() == Phase::Idle && entry.control.want.get() == Want::Finish;
         list.iter().filter(lingers).for_each(|entry| entry.control.set(Want::Abort));
     }
 
@@ -304,17 +291,9 @@ impl Connections {
     /// something to write is not idle.
     fn close_oldest_idle(&self) -> bool {
         let list = self.list.borrow();
-        // Who was asked to go and has not gone is not waited for.
-        let lingers =
-            |entry: &&Entry| entry.activity.phase() == Phase::Idle && entry.control.want.get() == Want::Finish;
-        list.iter().filter(lingers).for_each(|entry| entry.control.set(Want::Abort));
-        let can_go = |entry: &Entry| {
-            let idle = entry.activity.phase() == Phase::Idle && entry.activity.stuck_since().is_none();
-            idle && entry.control.want.get() == Want::Nothing
-        };
+        let can_go = |entry: &Entry| entry.activity.is_idle() && entry.control.want.get() < Want::Finish;
         let idle = list.iter().enumerate().filter(|(_, entry)| can_go(entry));
-        let mut idle: Vec<(u64, usize)> =
-            idle.map(|(at, entry)| (entry.activity.since.load(Ordering::Relaxed), at)).collect();
+        let mut idle: Vec<(Moment, usize)> = idle.map(|(at, entry)| (entry.activity.since.get(), at)).collect();
         if idle.is_empty() {
             return false;
         }
@@ -326,7 +305,7 @@ impl Connections {
 
     /// Moves time on, and tells connections past their time to go.
     pub fn sweep(&self, now: Moment) {
-        self.clock.store(now.as_nanos(), Ordering::Relaxed);
+        self.clock.set(now);
         self.forget_closed();
         for entry in self.list.borrow().iter() {
             if let Some((want, limit)) = self.judge(entry, now) {
@@ -344,26 +323,28 @@ impl Connections {
             return None;
         }
         let stuck = activity.stuck_since().is_some_and(|since| now.since(since) > entry.times.idle);
-        if stuck && activity.phase() != Phase::Tunnel {
+        if stuck && activity.phase.get() != Phase::Tunnel {
             return Some((Want::Abort, Some(Limit::WriteTimeout)));
         }
-        let spent = now.since(Moment::from_nanos(activity.since.load(Ordering::Relaxed)));
-        match activity.phase() {
+        let spent = now.since(activity.since.get());
+        match activity.phase.get() {
             Phase::Opening if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
             Phase::Head if spent > entry.times.header => Some((Want::Abort, Some(Limit::HeaderTimeout))),
             // Who was told to finish and does not has had its time.
-            Phase::Idle if spent > entry.times.idle * 2 && activity.stuck_since().is_none() => {
-                Some((Want::Abort, None))
-            }
+            Phase::Idle if spent > entry.times.idle * 2 && activity.is_idle() => Some((Want::Abort, None)),
             Phase::Idle | Phase::Head if spent > entry.times.idle => {
                 // Finishing an idle connection closes it; on HTTP/2 the client is told first.
-                let first = entry.control.want.get() == Want::Nothing;
+                let first = entry.control.want.get() < Want::Finish;
                 Some((Want::Finish, first.then_some(Limit::IdleTimeout)))
             }
-            _ if !self.draining.get() => None,
+            _ if !self.draining.get() => {
+                // hyper gives no HTTP/2 connection back.
+                let may_rest = !activity.http2.get() && activity.is_idle() && spent > REST_AFTER;
+                may_rest.then_some((Want::Rest, None))
+            }
             // Over HTTP/1.1 the next response says that it is the last; one whose head has gone already is left to end.
-            Phase::Busy if activity.is_http2() => Some((Want::Finish, None)),
-            Phase::Idle if activity.is_http2() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
+            Phase::Busy if activity.http2.get() => Some((Want::Finish, None)),
+            Phase::Idle if activity.http2.get() || spent > DRAIN_PATIENCE => Some((Want::Finish, None)),
             _ => None,
         }
     }
@@ -406,11 +387,34 @@ mod tests {
         busy.activity.begin_exchange();
         let wants = || [&opening, &idle, &head, &busy].map(|connection| connection.control.want.get());
         connections.sweep(second(110));
-        assert_eq!(wants(), [Want::Nothing; 4]);
+        assert_eq!(wants(), [Want::Nothing, Want::Rest, Want::Nothing, Want::Nothing]);
         connections.sweep(second(111));
-        assert_eq!(wants(), [Want::Abort, Want::Nothing, Want::Abort, Want::Nothing]);
+        assert_eq!(wants(), [Want::Abort, Want::Rest, Want::Abort, Want::Nothing]);
         connections.sweep(second(176));
         assert_eq!(wants(), [Want::Abort, Want::Finish, Want::Abort, Want::Nothing]);
+    }
+
+    #[test]
+    fn who_is_idle_for_a_second_rests_unless_it_speaks_http2_or_has_something_to_write() {
+        let connections = connections(10);
+        let idle = || {
+            let registration = connections.register(TIMES).unwrap();
+            registration.activity.enter(Phase::Idle);
+            registration
+        };
+        let (rests, http2, writes) = (idle(), idle(), idle());
+        http2.activity.speaks_http2();
+        writes.activity.wrote(false);
+        let wants = || [&rests, &http2, &writes].map(|connection| connection.control.want.get());
+        connections.sweep(second(101));
+        assert_eq!(wants(), [Want::Nothing; 3]);
+        connections.sweep(second(102));
+        assert_eq!(wants(), [Want::Rest, Want::Nothing, Want::Nothing]);
+        rests.control.has_rested();
+        assert_eq!(wants(), [Want::Nothing; 3]);
+        connections.sweep(second(176));
+        rests.control.has_rested();
+        assert_eq!(wants(), [Want::Finish, Want::Finish, Want::Abort]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,8 +30,10 @@ const HYPER_HEADERS: usize = 100;
 
 /// The client's byte stream, plain or TLS, noting what goes on.
 pub struct ClientIo {
-    pub(super) stream: Stream,
-    pub(super) open: OpenConnection,
+    stream: Stream,
+    /// What was read and then given back; the next read begins with it.
+    ahead: Bytes,
+    open: OpenConnection,
 }
 
 pub(super) enum Stream {
@@ -39,9 +41,23 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<ClientSocket>>),
 }
 
+impl ClientIo {
+    pub(super) fn new(stream: Stream, open: OpenConnection) -> Self {
+        ClientIo { stream, ahead: Bytes::new(), open }
+    }
+
+    /// Ready when the client has sent something, or has gone.
+    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Plain(socket) => socket.poll_heard(cx),
+            Stream::Tls(tls) => tls.get_ref().0.poll_heard(cx),
+        }
+    }
+}
+
 /// An open connection in the books, from its accept to its end.
 pub(super) struct OpenConnection {
-    pub(super) activity: Arc<Activity>,
+    pub(super) activity: Rc<Activity>,
     metrics: Arc<ListenerMetrics>,
     worker: WorkerId,
     /// Its place among those of its address, where there is a limit.
@@ -49,7 +65,7 @@ pub(super) struct OpenConnection {
 }
 
 impl OpenConnection {
-    pub(super) fn new(activity: Arc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId) -> Self {
+    pub(super) fn new(activity: Rc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId) -> Self {
         metrics.cells.of(worker).open.add(1);
         OpenConnection { activity, metrics, worker, address: None }
     }
@@ -64,6 +80,12 @@ impl Drop for OpenConnection {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let taken = self.ahead.len().min(out.remaining());
+            let now = self.ahead.split_to(taken);
+            out.put_slice(&now);
+            return Poll::Ready(Ok(()));
+        }
         let before = out.filled().len();
         let polled = match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_read(cx, out),
@@ -129,6 +151,13 @@ pub(super) enum Ended {
     Aborted,
 }
 
+/// Why a connection is not polled any further.
+enum Left {
+    Ended(Ended),
+    /// It is idle, and was told to rest.
+    Idle,
+}
+
 /// Serves exchanges until the connection ends or has to.
 pub(super) async fn serve<H: Handler>(
     io: ClientIo,
@@ -138,17 +167,11 @@ pub(super) async fn serve<H: Handler>(
     registration: Registration,
     draining: Rc<dyn Fn() -> bool>,
 ) -> Ended {
+    let of_connection = Rc::clone(&downstream);
     let http2 = downstream.http2;
-    let Registration { activity, control, .. } = registration;
-    if http2 {
-        // It stays `Opening` until the client says something.
-        activity.speaks_http2();
-    } else {
-        activity.enter(Phase::Idle);
-    }
     let answer = move |request| {
-        activity.begin_exchange();
-        let under_way = UnderWay { activity: Arc::clone(&activity), held: false };
+        downstream.activity.begin_exchange();
+        let under_way = UnderWay { activity: Rc::clone(&downstream.activity), held: false };
         let answering = handler.handle(request, Rc::clone(&downstream));
         let draining = Rc::clone(&draining);
         async move {
@@ -161,29 +184,97 @@ pub(super) async fn serve<H: Handler>(
         }
     };
     if http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder
-            .max_concurrent_streams(limits.max_streams)
-            .max_header_list_size(limits.header_bytes)
-            .max_pending_accept_reset_streams(20)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_send_buf_size(64 * 1024);
-        let gather = Gather::new(io);
         // Each stream is a task, and a task's future is moved several times: a pointer is cheaper to move.
         let service = service_fn(move |request| Box::pin(answer(request)));
-        let connection = builder.serve_connection(TokioIo::new(gather.handle()), service);
-        drive(pin!(connection), &control, |cx| gather.poll_send(cx)).await
+        serve_http2(io, service, &of_connection.activity, limits, &registration.control).await
     } else {
-        let mut builder = http1::Builder::new();
-        if limits.header_count > HYPER_HEADERS {
-            // Below that admission counts: a number of one's own makes hyper's parser slower.
-            builder.max_headers(limits.header_count);
-        }
-        builder.max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX)).header_read_timeout(None);
-        let connection = builder.serve_connection(TokioIo::new(io), service_fn(answer)).with_upgrades();
-        drive(pin!(connection), &control, |_| Poll::Ready(Ok(()))).await
+        serve_http1(io, service_fn(answer), &of_connection, limits, &registration.control).await
     }
+}
+
+async fn serve_http2<S, B>(io: ClientIo, service: S, activity: &Activity, limits: Limits, control: &Control) -> Ended
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Future: 'static, Error: Into<BoxError>>,
+    B: Body<Data: 'static, Error: Into<BoxError>> + 'static,
+{
+    // It stays `Opening` until the client says something.
+    activity.speaks_http2();
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_pending_accept_reset_streams(20)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_send_buf_size(64 * 1024);
+    let gather = Gather::new(io);
+    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(gather.handle()), service));
+    let left = drive(connection.as_mut(), control, || false, |cx| gather.poll_send(cx)).await;
+    if let Left::Ended(ended) = left { ended } else { Ended::Fine }
+}
+
+/// The byte stream goes from one hyper connection to the next, and between them it waits alone: what hyper holds for
+/// a connection is several times what the wait needs.
+async fn serve_http1<S, B>(
+    mut io: ClientIo,
+    mut service: S,
+    downstream: &Downstream,
+    limits: Limits,
+    control: &Control,
+) -> Ended
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    let activity = &downstream.activity;
+    activity.enter(Phase::Idle);
+    loop {
+        let mut connection = Box::pin(http1_builder(limits).serve_connection(TokioIo::new(io), service));
+        let left = drive(connection.as_mut(), control, || activity.is_idle(), |_| Poll::Ready(Ok(()))).await;
+        let taker = downstream.taker.take();
+        let parts = Pin::into_inner(connection).into_parts();
+        (io, service) = (parts.io.into_inner(), parts.service);
+        io.ahead = parts.read_buf;
+        match (left, taker) {
+            (Left::Ended(Ended::Fine), Some(taker)) => {
+                // Whoever does not want it any more has closed it.
+                let _ = taker.send(io);
+                return Ended::Fine;
+            }
+            (Left::Ended(ended), _) => return ended,
+            (Left::Idle, _) => {}
+        }
+        if io.ahead.is_empty() {
+            downstream.own_hop.take();
+            if let Some(ended) = rest(&mut io, control).await {
+                return ended;
+            }
+        } else {
+            activity.enter(Phase::Head);
+        }
+        control.has_rested();
+    }
+}
+
+fn http1_builder(limits: Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    if limits.header_count > HYPER_HEADERS {
+        // Below that admission counts: a number of one's own makes hyper's parser slower.
+        builder.max_headers(limits.header_count);
+    }
+    builder.max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX)).header_read_timeout(None);
+    builder
+}
+
+/// Waits for the client to say something; a connection that has to go meanwhile is closed.
+async fn rest(io: &mut ClientIo, control: &Control) -> Option<Ended> {
+    poll_fn(|cx| match control.want(cx) {
+        Want::Abort => Poll::Ready(Some(Ended::Aborted)),
+        Want::Finish => Pin::new(&mut *io).poll_shutdown(cx).map(|_| Some(Ended::Fine)),
+        // What is wrong with it shows when it is read.
+        Want::Nothing | Want::Rest => io.poll_heard(cx).map(|_| None),
+    })
+    .await
 }
 
 /// hyper's two connection types have this in common, but no trait for it.
@@ -191,7 +282,7 @@ trait Connection: Future<Output = hyper::Result<()>> {
     fn finish(self: Pin<&mut Self>);
 }
 
-impl<S, B> Connection for http1::UpgradeableConnection<TokioIo<ClientIo>, S>
+impl<S, B> Connection for http1::Connection<TokioIo<ClientIo>, S>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
     B: Body<Error: Into<BoxError>> + 'static,
@@ -213,22 +304,24 @@ where
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Polls a connection to its end, and after each poll sends what it has written.
+/// Polls a connection to its end, or until it `may_rest`, and after each poll sends what it has written.
 async fn drive(
     mut connection: Pin<&mut impl Connection>,
     control: &Control,
+    may_rest: impl Fn() -> bool,
     mut send: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
-) -> Ended {
+) -> Left {
     let mut finishing = false;
     let mut ended = None;
     poll_fn(|cx| {
         match control.want(cx) {
-            Want::Abort => return Poll::Ready(Ended::Aborted),
+            Want::Abort => return Poll::Ready(Left::Ended(Ended::Aborted)),
+            Want::Rest if may_rest() => return Poll::Ready(Left::Idle),
             Want::Finish if !finishing => {
                 finishing = true;
                 connection.as_mut().finish();
             }
-            Want::Finish | Want::Nothing => {}
+            Want::Finish | Want::Rest | Want::Nothing => {}
         }
         if ended.is_none()
             && let Poll::Ready(result) = connection.as_mut().poll(cx)
@@ -237,8 +330,8 @@ async fn drive(
         }
         match send(cx) {
             // What a connection has said last (why it ends) is to be heard.
-            Poll::Ready(Ok(())) => ended.take().map_or(Poll::Pending, Poll::Ready),
-            Poll::Ready(Err(_)) => Poll::Ready(ended.take().unwrap_or(Ended::Fine)),
+            Poll::Ready(Ok(())) => ended.take().map_or(Poll::Pending, |ended| Poll::Ready(Left::Ended(ended))),
+            Poll::Ready(Err(_)) => Poll::Ready(Left::Ended(ended.take().unwrap_or(Ended::Fine))),
             Poll::Pending => Poll::Pending,
         }
     })
@@ -247,7 +340,7 @@ async fn drive(
 
 /// Held from the call of an exchange to the end of its response.
 struct UnderWay {
-    activity: Arc<Activity>,
+    activity: Rc<Activity>,
     /// The last piece of the body was taken, and the next has not been asked for.
     held: bool,
 }
@@ -297,5 +390,167 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{JoinHandle, LocalSet};
+    use tokio::time::timeout;
+
+    use super::super::{Connections, Endpoint, ProxyProtocol, Settings, Times};
+    use super::*;
+    use crate::clock::Moment;
+    use crate::headers::{Origin, OwnHop, UnsafeNames};
+    use crate::metrics::Metrics;
+
+    const LIMITS: Limits = Limits { header_bytes: 32 * 1024, header_count: 100, max_streams: 100 };
+    const TIMES: Times = Times { header: Duration::from_secs(10), idle: Duration::from_secs(75) };
+
+    fn second(number: u64) -> Moment {
+        Moment::from_nanos(number * 1_000_000_000)
+    }
+
+    /// One served connection, the sweep that watches it, and its client.
+    struct Served {
+        connections: Rc<Connections>,
+        downstream: Rc<Downstream>,
+        serving: JoinHandle<Ended>,
+        client: TcpStream,
+    }
+
+    impl Served {
+        async fn start() -> Served {
+            let metrics = Metrics::new(1);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let (socket, peer) = accepted.unwrap();
+            let connections = Connections::new(10, Arc::clone(&metrics), WorkerId(0));
+            connections.sweep(second(100));
+            let registration = connections.register(TIMES).unwrap();
+            let endpoint = Arc::new(Endpoint {
+                settings: Settings {
+                    name: "l".into(),
+                    address,
+                    proxy_protocol: ProxyProtocol::Off,
+                    times: TIMES,
+                    limits: LIMITS,
+                    unsafe_names: UnsafeNames::Pass,
+                    redirect_port: None,
+                },
+                tls: None,
+                metrics: metrics.listener("l"),
+                trusted: Arc::default(),
+                certificates: Vec::new(),
+            });
+            let downstream = Rc::new(Downstream::new(endpoint, (peer, address), None, false, &registration.activity));
+            let open = OpenConnection::new(Rc::clone(&registration.activity), metrics.listener("l"), WorkerId(0));
+            let io = ClientIo::new(Stream::Plain(ClientSocket::new(socket)), open);
+            let of_task = Rc::clone(&downstream);
+            let serving = crate::tasks::spawn(async move {
+                let activity = Rc::clone(&of_task.activity);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    activity.begin_exchange();
+                    activity.end_exchange();
+                    let path = request.uri().path().to_owned();
+                    async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(path)))) }
+                });
+                serve_http1(io, service, &of_task, LIMITS, &registration.control).await
+            });
+            Served { connections, downstream, serving, client: client.unwrap() }
+        }
+
+        async fn say(&mut self, text: &str) {
+            self.client.write_all(text.as_bytes()).await.unwrap();
+        }
+
+        /// Reads until the answer to `path` has come.
+        async fn hear(&mut self, path: &str) {
+            let mut heard = String::new();
+            while !heard.ends_with(path) {
+                let mut bytes = [0; 1_024];
+                let read = timeout(Duration::from_secs(20), self.client.read(&mut bytes)).await.unwrap().unwrap();
+                assert!(read > 0, "closed after {heard}");
+                heard.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+            }
+            let origin = Origin { https: false, host: "h".into(), port: 80 };
+            let value = || HeaderValue::from_static("h");
+            let hop = OwnHop::new(self.downstream.peer.ip(), "h".into(), value(), origin, value());
+            *self.downstream.own_hop.borrow_mut() = Some(Rc::new(hop));
+        }
+
+        /// Waits until the connection has nothing any more but its byte stream.
+        async fn rested(&self) {
+            let resting = async {
+                while self.downstream.own_hop.borrow().is_some() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(20), resting).await.expect("it rests");
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn an_idle_connection_rests_and_serves_again_as_often_as_its_client_likes() {
+        run(async {
+            let mut served = Served::start().await;
+            for round in 0..3 {
+                served.say(&format!("GET /{round} HTTP/1.1\r\nhost: h\r\n\r\n")).await;
+                served.hear(&format!("/{round}")).await;
+                served.connections.sweep(second(110 + 10 * round));
+                served.rested().await;
+            }
+            served.say("GET /half HTTP/1.1\r\nho").await;
+            while served.downstream.activity.is_idle() {
+                tokio::task::yield_now().await;
+            }
+            served.connections.sweep(second(133));
+            served.say("st: h\r\n\r\n").await;
+            served.hear("/half").await;
+            served.client.shutdown().await.unwrap();
+            assert!(matches!(served.serving.await, Ok(Ended::Fine)));
+        });
+    }
+
+    #[test]
+    fn the_beginning_of_a_head_that_came_with_the_last_request_is_kept() {
+        run(async {
+            let mut served = Served::start().await;
+            served.say("GET /one HTTP/1.1\r\nhost: h\r\n\r\nGET /two HTTP/1.1\r\nho").await;
+            served.hear("/one").await;
+            served.connections.sweep(second(102));
+            while served.downstream.activity.is_idle() {
+                tokio::task::yield_now().await;
+            }
+            assert!(served.downstream.own_hop.borrow().is_some(), "who has begun to speak does not rest");
+            served.say("st: h\r\n\r\n").await;
+            served.hear("/two").await;
+        });
+    }
+
+    #[test]
+    fn a_resting_connection_is_closed_at_its_time() {
+        run(async {
+            let mut served = Served::start().await;
+            served.say("GET /x HTTP/1.1\r\nhost: h\r\n\r\n").await;
+            served.hear("/x").await;
+            served.connections.sweep(second(102));
+            served.rested().await;
+            served.connections.sweep(second(176));
+            let end = timeout(Duration::from_secs(20), served.client.read(&mut [0; 1])).await.unwrap();
+            assert_eq!(end.unwrap(), 0);
+            assert!(matches!(served.serving.await, Ok(Ended::Fine)));
+        });
     }
 }

@@ -13,7 +13,7 @@ mod http;
 mod proxy_protocol;
 mod socket;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -28,11 +28,11 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 pub use connections::{Activity, Connections, Times};
-pub use http::Tracked;
+pub use http::{ClientIo, Tracked};
 pub use proxy_protocol::ProxyProtocol;
 
 use crate::headers::{OwnHop, UnsafeNames};
@@ -40,7 +40,7 @@ use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit};
 use crate::{tasks, tls};
 use connections::{Registration, Want};
-use http::{ClientIo, Ended, OpenConnection, Stream};
+use http::{Ended, OpenConnection, Stream};
 use socket::ClientSocket;
 
 /// The settings of a listener, TLS apart.
@@ -93,10 +93,30 @@ pub struct Downstream {
     pub http2: bool,
     /// Whom its last request asked for, and what servers are told of it.
     pub own_hop: RefCell<Option<Rc<OwnHop>>>,
-    activity: Arc<Activity>,
+    activity: Rc<Activity>,
+    /// Who wants the byte stream when HTTP on it has ended with a change of protocol.
+    taker: Cell<Option<oneshot::Sender<ClientIo>>>,
 }
 
 impl Downstream {
+    fn new(
+        endpoint: Arc<Endpoint>,
+        (peer, local): (SocketAddr, SocketAddr),
+        tls: Option<tls::Facts>,
+        http2: bool,
+        activity: &Rc<Activity>,
+    ) -> Self {
+        let (own_hop, taker) = Default::default();
+        Downstream { endpoint, peer, local, tls, http2, own_hop, activity: Rc::clone(activity), taker }
+    }
+
+    /// Asks for the byte stream, which comes when a 101 has been answered; an error where the connection ends otherwise.
+    pub fn take_over(&self) -> oneshot::Receiver<ClientIo> {
+        let (taker, taken) = oneshot::channel();
+        self.taker.set(Some(taker));
+        taken
+    }
+
     /// Says that the connection now carries another protocol.
     pub fn becomes_tunnel(&self) {
         self.activity.becomes_tunnel();
@@ -197,7 +217,7 @@ pub struct Acceptor<H> {
     pub worker: WorkerId,
     pub per_address: Arc<PerAddress>,
     /// 0: no limit.
-    pub most_per_address: Rc<std::cell::Cell<usize>>,
+    pub most_per_address: Rc<Cell<usize>>,
 }
 
 /// A listener's accept loop on one worker, as its owner holds it.
@@ -282,8 +302,8 @@ impl<H: Handler> Acceptor<H> {
         endpoint: Arc<Endpoint>,
         registration: Registration,
     ) {
-        let activity = Arc::clone(&registration.activity);
-        let mut open = OpenConnection::new(Arc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
+        let activity = Rc::clone(&registration.activity);
+        let mut open = OpenConnection::new(Rc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
         let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
             let opening = Box::pin(self.open_stream(tcp, peer, &endpoint, &mut open));
@@ -291,11 +311,10 @@ impl<H: Handler> Acceptor<H> {
         };
         let Some(Some((stream, peer, tls))) = opened else { return };
         let http2 = matches!(&stream, Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
-        let io = ClientIo { stream, open };
+        let io = ClientIo::new(stream, open);
         endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
         let limits = endpoint.settings.limits;
-        let downstream =
-            Rc::new(Downstream { endpoint, peer, local, tls, http2, own_hop: RefCell::default(), activity });
+        let downstream = Rc::new(Downstream::new(endpoint, (peer, local), tls, http2, &activity));
         let connections = Rc::clone(&self.connections);
         let draining: Rc<dyn Fn() -> bool> = Rc::new(move || connections.is_draining());
         let ended = http::serve(io, downstream, limits, self.handler.clone(), registration, draining).await;

@@ -36,6 +36,11 @@ impl ClientSocket {
         self.taken = 0;
     }
 
+    /// Ready when there is something to read, or the end.
+    pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.taken < self.ahead.len() { Poll::Ready(Ok(())) } else { self.tcp.poll_read_ready(cx) }
+    }
+
     fn poll_gulp(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut gulp = ReadBuf::new(scratch);

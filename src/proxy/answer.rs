@@ -5,8 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use super::attempt::Attempted;
 use super::error::{Error, Kind};
@@ -29,7 +27,7 @@ pub(super) enum Answer {
     Local(Response<Bytes>),
     Server(Response<UpstreamBody>),
     /// The connection carries another protocol from now on.
-    Tunnel(Response<UpstreamBody>, OnUpgrade),
+    Tunnel(Response<UpstreamBody>),
     Error(Error),
 }
 
@@ -43,9 +41,9 @@ pub(super) async fn from_server(
     https: bool,
     attempted: Attempted,
 ) -> Answer {
-    let Attempted { mut response, upgrade, server } = attempted;
+    let Attempted { mut response, wants_upgrade, server } = attempted;
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && upgrade.is_none() {
+    if switching && !wants_upgrade {
         return Answer::Error(Error::because(Kind::BadResponse, &"it switched protocols without being asked"));
     }
     let protocol = response.headers().get(header::UPGRADE).cloned();
@@ -58,16 +56,14 @@ pub(super) async fn from_server(
     if entry.debug_headers {
         add_verdict(exchange, entry, server, headers);
     }
-    match upgrade {
-        Some(upgrade) if switching => {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            if let Some(protocol) = protocol {
-                headers.insert(header::UPGRADE, protocol);
-            }
-            Answer::Tunnel(response, upgrade)
-        }
-        _ => Answer::Server(response),
+    if !switching {
+        return Answer::Server(response);
     }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+    }
+    Answer::Tunnel(response)
 }
 
 /// Exactly one Set-Cookie, naming the server that answered; none on what shared caches may keep.
@@ -129,17 +125,13 @@ pub(super) fn release(answer: Answer, mut exchange: Box<Exchange>) -> Response<R
             let stay = is_event_stream.then(|| exchange.stay(LongLivedKind::EventStream)).flatten();
             response.map(|body| ReplyBody::from_server(body, exchange, stay))
         }
-        Answer::Tunnel(response, upgrade) => open_tunnel(response, upgrade, exchange),
+        Answer::Tunnel(response) => open_tunnel(response, exchange),
         Answer::Error(error) => reply::refusal(error, exchange),
     }
 }
 
 /// The tunnel begins when the client has the 101; it ends with either side, with silence, or with the process.
-fn open_tunnel(
-    response: Response<UpstreamBody>,
-    upgrade: OnUpgrade,
-    mut exchange: Box<Exchange>,
-) -> Response<ReplyBody> {
+fn open_tunnel(response: Response<UpstreamBody>, mut exchange: Box<Exchange>) -> Response<ReplyBody> {
     let (parts, body) = response.into_parts();
     let worker = exchange.worker();
     let is_web_socket = parts
@@ -148,14 +140,15 @@ fn open_tunnel(
         .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let entry = exchange.snapshot().zip(exchange.pool).map(|(snapshot, pool)| &snapshot.pools[pool]);
     let idle = entry.and_then(|entry| entry.timeouts.tunnel_idle);
+    let client = exchange.downstream.take_over();
     tasks::spawn(async move {
         exchange.release_snapshot();
         if let (Some(stay), Ok(client), Some(server)) =
-            (exchange.stay(LongLivedKind::Tunnel), upgrade.await, body.into_raw().await)
+            (exchange.stay(LongLivedKind::Tunnel), client.await, body.into_raw().await)
         {
             exchange.downstream.becomes_tunnel();
             let rules = TunnelRules { is_web_socket, idle, told: stay.over() };
-            let traffic = tunnel(TokioIo::new(client), server, rules, Rc::clone(&worker.ticker)).await;
+            let traffic = tunnel(client, server, rules, Rc::clone(&worker.ticker)).await;
             exchange.tunnelled(traffic);
         }
     });

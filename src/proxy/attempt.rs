@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
-use hyper::upgrade::OnUpgrade;
 
 use super::error::{Error, Kind};
 use super::exchange::Exchange;
@@ -34,10 +33,11 @@ const SECOND_CHANCE: Duration = Duration::from_millis(100);
 /// Kept connections that may turn out closed before a fresh one is opened.
 const MOST_STALE: usize = 64;
 
-/// A server's answer, and what an upgrade still needs.
+/// A server's answer.
 pub(super) struct Attempted {
     pub(super) response: Response<UpstreamBody>,
-    pub(super) upgrade: Option<OnUpgrade>,
+    /// Whether it was asked for another protocol.
+    pub(super) wants_upgrade: bool,
     pub(super) server: usize,
 }
 
@@ -64,7 +64,7 @@ struct Attempts<'a> {
     entry: &'a PoolEntry,
     https: bool,
     body: RequestBody,
-    upgrade: bool,
+    wants_upgrade: bool,
     /// How long the request's body may stand still.
     stall: Duration,
     head: Head,
@@ -89,12 +89,11 @@ pub(super) async fn run(
     https: bool,
     admitted: Admitted,
 ) -> Result<Attempted, Error> {
-    let Admitted { parts, body, upgrade } = admitted;
+    let Admitted { parts, body, wants_upgrade } = admitted;
     let Parts { method, uri, headers, .. } = parts;
     let head = Head { method, uri, headers };
     let stall = exchange.downstream.endpoint.settings.times.idle;
-    let mut attempts =
-        Attempts { worker, entry, https, body, upgrade: upgrade.is_some(), stall, head, seen: 0, retry: None };
+    let mut attempts = Attempts { worker, entry, https, body, wants_upgrade, stall, head, seen: 0, retry: None };
     let mut tried = Tried::default();
     let mut last: Option<Error> = None;
     exchange.uses = entry.pool.use_session(recalled.preference);
@@ -111,7 +110,7 @@ pub(super) async fn run(
         let failure = match attempts.once(server).await {
             Ok(response) => {
                 settle_answer(worker, exchange, entry, server, &response);
-                return Ok(Attempted { response, upgrade, server });
+                return Ok(Attempted { response, wants_upgrade, server });
             }
             Err(failure) => failure,
         };
@@ -228,7 +227,7 @@ fn report(worker: &Worker, entry: &PoolEntry, server: usize, outcome: Outcome) {
 impl Attempts<'_> {
     /// One attempt on one server. A kept connection that turns out closed costs no attempt: a fresh one follows.
     async fn once(&mut self, server: usize) -> Result<Response<UpstreamBody>, Failure> {
-        let target = self.entry.target(server, self.upgrade);
+        let target = self.entry.target(server, self.wants_upgrade);
         for _ in 0..MOST_STALE {
             let Some(connection) = self.worker.conns.reuse(target).await else { break };
             match self.send(connection, target).await {
@@ -321,7 +320,7 @@ impl Attempts<'_> {
     }
 
     fn is_repeatable(&self) -> bool {
-        self.head.method.is_idempotent() && !self.upgrade
+        self.head.method.is_idempotent() && !self.wants_upgrade
     }
 
     /// Whether another server may be tried.

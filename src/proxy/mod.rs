@@ -27,7 +27,6 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 pub use access_log::AccessLogs;
 use error::{Error, Kind};
@@ -110,7 +109,7 @@ impl Handler for Proxy {
 struct Admitted {
     parts: Parts,
     body: RequestBody,
-    upgrade: Option<OnUpgrade>,
+    wants_upgrade: bool,
 }
 
 impl Worker {
@@ -242,9 +241,9 @@ impl Worker {
         }
         let body = RequestBody::new(incoming, keep_most, route.body_bytes);
         exchange.body = Some(body.clone());
-        let upgrade = prepare_head(snapshot, route, identity, exchange, &mut parts);
+        let wants_upgrade = prepare_head(snapshot, route, identity, exchange, &mut parts);
         set_path(&mut parts, path, route).map_err(|reason| self.refuse(reason))?;
-        Ok(Admitted { parts, body, upgrade })
+        Ok(Admitted { parts, body, wants_upgrade })
     }
 
     fn clean_names(&self, unsafe_names: UnsafeNames, headers: &mut HeaderMap) -> Result<(), Error> {
@@ -298,14 +297,14 @@ fn client_key(client: IpAddr) -> u64 {
     }
 }
 
-/// Cleans the head and writes what the server is told; gives back the upgrade that the client wants.
+/// Cleans the head and writes what the server is told; says whether the client wants another protocol.
 fn prepare_head(
     snapshot: &Snapshot,
     route: &Route,
     identity: &Identity,
     exchange: &Exchange,
     parts: &mut Parts,
-) -> Option<OnUpgrade> {
+) -> bool {
     let downstream = &exchange.downstream;
     let wanted = headers::wanted_upgrade(&parts.headers).filter(|_| !downstream.http2);
     let trailers = headers::accepts_trailers(&parts.headers);
@@ -335,12 +334,10 @@ fn prepare_head(
     if trailers {
         headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
     }
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let wanted = wanted?;
-    let on_upgrade = on_upgrade?;
+    let Some(protocol) = wanted else { return false };
     headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, wanted);
-    Some(on_upgrade)
+    headers.insert(header::UPGRADE, protocol);
+    true
 }
 
 /// The path that was matched on is the path that is forwarded.
