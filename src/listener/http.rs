@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::connections::{Activity, Control, Phase, Registration, Want};
+use super::connections::{Activity, Connections, Control, Phase, Registration, Want};
 use super::gather::Gather;
 use super::socket::ClientSocket;
 use super::{AddressGuard, Downstream, Handler, Limits};
@@ -151,6 +151,9 @@ pub(super) enum Ended {
     Aborted,
 }
 
+/// What serves the exchanges of one connection.
+pub(super) type Serving = Pin<Box<dyn Future<Output = Ended>>>;
+
 /// Why a connection is not polled any further.
 enum Left {
     Ended(Ended),
@@ -159,36 +162,37 @@ enum Left {
 }
 
 /// Serves exchanges until the connection ends or has to.
-pub(super) async fn serve<H: Handler>(
+pub(super) fn serve<H: Handler>(
     io: ClientIo,
-    downstream: Rc<Downstream>,
-    limits: Limits,
+    downstream: &Rc<Downstream>,
     handler: H,
     registration: Registration,
-    draining: Rc<dyn Fn() -> bool>,
-) -> Ended {
-    let of_connection = Rc::clone(&downstream);
-    let http2 = downstream.http2;
+    connections: Rc<Connections>,
+) -> Serving {
+    let of_exchanges = Rc::clone(downstream);
     let answer = move |request| {
-        downstream.activity.begin_exchange();
-        let under_way = UnderWay { activity: Rc::clone(&downstream.activity), held: false };
-        let answering = handler.handle(request, Rc::clone(&downstream));
-        let draining = Rc::clone(&draining);
+        let http2 = of_exchanges.http2;
+        of_exchanges.activity.begin_exchange();
+        let under_way = UnderWay { activity: Rc::clone(&of_exchanges.activity), held: false };
+        let answering = handler.handle(request, Rc::clone(&of_exchanges));
+        let connections = Rc::clone(&connections);
         async move {
             let mut response = answering.await;
-            if !http2 && draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if !http2 && connections.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // The client learns in time that its next request needs another connection.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| Tracked { body, under_way }))
         }
     };
-    if http2 {
+    let downstream = Rc::clone(downstream);
+    let limits = downstream.endpoint.settings.limits;
+    if downstream.http2 {
         // Each stream is a task, and a task's future is moved several times: a pointer is cheaper to move.
         let service = service_fn(move |request| Box::pin(answer(request)));
-        serve_http2(io, service, &of_connection.activity, limits, &registration.control).await
+        Box::pin(async move { serve_http2(io, service, &downstream.activity, limits, &registration.control).await })
     } else {
-        serve_http1(io, service_fn(answer), &of_connection, limits, &registration.control).await
+        serve_http1(io, service_fn(answer), downstream, limits, registration.control)
     }
 }
 
@@ -215,45 +219,59 @@ where
 
 /// The byte stream goes from one hyper connection to the next, and between them it waits alone: what hyper holds for
 /// a connection is several times what the wait needs.
-async fn serve_http1<S, B>(
+fn serve_http1<S, B>(
     mut io: ClientIo,
     mut service: S,
-    downstream: &Downstream,
+    downstream: Rc<Downstream>,
     limits: Limits,
-    control: &Control,
-) -> Ended
+    control: Rc<Control>,
+) -> Serving
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>> + 'static,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    downstream.activity.enter(Phase::Idle);
+    // A block and not a function: those keep every argument twice, and ten thousand idle connections have one each.
+    Box::pin(async move {
+        loop {
+            let mut connection = Box::pin(http1_builder(limits).serve_connection(TokioIo::new(io), service));
+            let activity = &downstream.activity;
+            let left = drive(connection.as_mut(), &control, || activity.is_idle(), |_| Poll::Ready(Ok(()))).await;
+            let taker = downstream.taker.take();
+            (io, service) = take_apart(*Pin::into_inner(connection));
+            match (left, taker) {
+                (Left::Ended(Ended::Fine), Some(taker)) => {
+                    // Whoever does not want it any more has closed it.
+                    let _ = taker.send(io);
+                    return Ended::Fine;
+                }
+                (Left::Ended(ended), _) => return ended,
+                (Left::Idle, _) if io.ahead.is_empty() => {
+                    downstream.own_hop.take();
+                    if let Some(ended) = rest(&mut io, &control).await {
+                        return ended;
+                    }
+                }
+                (Left::Idle, _) => activity.enter(Phase::Head),
+            }
+            control.has_rested();
+        }
+    })
+}
+
+/// The byte stream, with what was read from it and not used yet.
+fn take_apart<S, B>(connection: http1::Connection<TokioIo<ClientIo>, S>) -> (ClientIo, S)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
-    let activity = &downstream.activity;
-    activity.enter(Phase::Idle);
-    loop {
-        let mut connection = Box::pin(http1_builder(limits).serve_connection(TokioIo::new(io), service));
-        let left = drive(connection.as_mut(), control, || activity.is_idle(), |_| Poll::Ready(Ok(()))).await;
-        let taker = downstream.taker.take();
-        let parts = Pin::into_inner(connection).into_parts();
-        (io, service) = (parts.io.into_inner(), parts.service);
-        io.ahead = parts.read_buf;
-        match (left, taker) {
-            (Left::Ended(Ended::Fine), Some(taker)) => {
-                // Whoever does not want it any more has closed it.
-                let _ = taker.send(io);
-                return Ended::Fine;
-            }
-            (Left::Ended(ended), _) => return ended,
-            (Left::Idle, _) => {}
-        }
-        if io.ahead.is_empty() {
-            downstream.own_hop.take();
-            if let Some(ended) = rest(&mut io, control).await {
-                return ended;
-            }
-        } else {
-            activity.enter(Phase::Head);
-        }
-        control.has_rested();
+    let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
+    let mut io = io.into_inner();
+    if !read_buf.is_empty() {
+        // An empty one would keep hyper's whole buffer.
+        io.ahead = read_buf;
     }
+    (io, service)
 }
 
 fn http1_builder(limits: Limits) -> http1::Builder {
@@ -403,7 +421,7 @@ mod tests {
     use tokio::task::{JoinHandle, LocalSet};
     use tokio::time::timeout;
 
-    use super::super::{Connections, Endpoint, ProxyProtocol, Settings, Times};
+    use super::super::{Endpoint, ProxyProtocol, Settings, Times};
     use super::*;
     use crate::clock::Moment;
     use crate::headers::{Origin, OwnHop, UnsafeNames};
@@ -461,7 +479,7 @@ mod tests {
                     let path = request.uri().path().to_owned();
                     async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(path)))) }
                 });
-                serve_http1(io, service, &of_task, LIMITS, &registration.control).await
+                serve_http1(io, service, of_task, LIMITS, registration.control).await
             });
             Served { connections, downstream, serving, client: client.unwrap() }
         }

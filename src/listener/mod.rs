@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,34 +292,35 @@ impl<H: Handler> Acceptor<H> {
         let acceptor = Rc::clone(self);
         // The connection is registered: the sweep ends it.
         tasks::spawn(async move {
-            acceptor.serve(tcp, peer, endpoint, registration).await;
+            // In a box, and gone when it is done: the task is kept as long as the connection.
+            let beginning = Box::pin(acceptor.begin(tcp, peer, endpoint, registration)).await;
+            if let Some(serving) = beginning {
+                acceptor.count_end(&serving.await);
+            }
         });
     }
 
-    async fn serve(
-        self: Rc<Self>,
+    /// Opens the byte stream; gives back what serves the exchanges on it.
+    async fn begin(
+        &self,
         tcp: TcpStream,
         peer: SocketAddr,
         endpoint: Arc<Endpoint>,
         registration: Registration,
-    ) {
+    ) -> Option<http::Serving> {
         let activity = Rc::clone(&registration.activity);
         let mut open = OpenConnection::new(Rc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
         let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
-            let opening = Box::pin(self.open_stream(tcp, peer, &endpoint, &mut open));
+            let opening = pin!(self.open_stream(tcp, peer, &endpoint, &mut open));
             unless_aborted(opening, &registration).await
         };
-        let Some(Some((stream, peer, tls))) = opened else { return };
+        let (stream, peer, tls) = opened??;
         let http2 = matches!(&stream, Stream::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"));
         let io = ClientIo::new(stream, open);
         endpoint.metrics.cells.of(self.worker).accepted[usize::from(http2)].add(1);
-        let limits = endpoint.settings.limits;
         let downstream = Rc::new(Downstream::new(endpoint, (peer, local), tls, http2, &activity));
-        let connections = Rc::clone(&self.connections);
-        let draining: Rc<dyn Fn() -> bool> = Rc::new(move || connections.is_draining());
-        let ended = http::serve(io, downstream, limits, self.handler.clone(), registration, draining).await;
-        self.count_end(&ended);
+        Some(http::serve(io, &downstream, self.handler.clone(), registration, Rc::clone(&self.connections)))
     }
 
     /// The PROXY header, then TLS.
@@ -388,12 +390,12 @@ impl<H: Handler> Acceptor<H> {
 }
 
 /// Runs a future until it is done, or the sweep says that its connection must go.
-async fn unless_aborted<F: Future + Unpin>(mut future: F, registration: &Registration) -> Option<F::Output> {
+async fn unless_aborted<F: Future>(mut future: Pin<&mut F>, registration: &Registration) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         if registration.control.want(cx) == Want::Abort {
             return std::task::Poll::Ready(None);
         }
-        std::pin::Pin::new(&mut future).poll(cx).map(Some)
+        future.as_mut().poll(cx).map(Some)
     })
     .await
 }
