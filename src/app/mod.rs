@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::{self, LoadError};
-use crate::listener::{self, Endpoint, PerAddress};
+use crate::listener::{self, Endpoint, PerAddress, Spread};
 use crate::metrics::WorkerId;
 use crate::proxy::AccessLogs;
 use crate::runtime::{BuildError, Runtime, Snapshot};
@@ -142,11 +142,14 @@ fn start_workers(
 ) -> io::Result<(Vec<Handle>, mpsc::UnboundedReceiver<WorkerId>)> {
     let (finished, done) = mpsc::unbounded_channel();
     let per_address = Arc::<PerAddress>::default();
-    let workers = (0..runtime.snapshot().process.workers).map(|number| {
+    let (spread, taking) = Spread::new(runtime.snapshot().process.workers);
+    let workers = taking.into_iter().enumerate().map(|(number, taking)| {
         worker::start(worker::Parts {
             id: WorkerId(number),
             runtime: Arc::clone(runtime),
             logs: logs.cloned(),
+            spread: Arc::clone(&spread),
+            taking,
             per_address: Arc::clone(&per_address),
             random: random.fork(),
             finished: finished.clone(),

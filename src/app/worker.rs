@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::clock::{Clock, Ticker};
-use crate::listener::{Accepting, Acceptor, Connections, Endpoint, PerAddress};
+use crate::listener::{Accepting, Acceptor, Connections, Endpoint, PerAddress, Spread, Taking};
 use crate::metrics::WorkerId;
 use crate::proxy::{AccessLogs, Proxy};
 use crate::runtime::Runtime;
@@ -53,6 +53,8 @@ pub(super) struct Parts {
     pub(super) id: WorkerId,
     pub(super) runtime: Arc<Runtime>,
     pub(super) logs: Option<Arc<AccessLogs>>,
+    pub(super) spread: Arc<Spread>,
+    pub(super) taking: Taking,
     pub(super) per_address: Arc<PerAddress>,
     pub(super) random: fastrand::Rng,
     pub(super) finished: mpsc::UnboundedSender<WorkerId>,
@@ -75,7 +77,7 @@ pub(super) fn start(parts: Parts) -> io::Result<Handle> {
 type Listening = HashMap<Box<str>, Accepting>;
 
 async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let Parts { id, runtime, logs, per_address, random, .. } = parts;
+    let Parts { id, runtime, logs, spread, taking, per_address, random, .. } = parts;
     let ticker = Rc::new(Ticker::default());
     ticker.advance(Clock::now());
     let conns = Conns::new(Rc::clone(&ticker), id);
@@ -88,9 +90,11 @@ async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
         handler: handler.clone(),
         metrics,
         worker: id,
+        spread: Arc::clone(&spread),
         per_address,
         most_per_address: Rc::clone(&most_per_address),
     });
+    acceptor.take(taking);
     let _ticking = tasks::Owned::spawn(tick(ticker, Rc::clone(&connections), conns, handler.clone()));
     let mut listening = Listening::new();
     while let Some(command) = commands.recv().await {
@@ -102,6 +106,7 @@ async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
             }
             Command::Drain => {
                 listening.drain().for_each(|(_, accepting)| accepting.stop());
+                spread.withdraw(id);
                 connections.drain();
                 break;
             }
@@ -109,11 +114,11 @@ async fn run(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) {
         }
     }
     tokio::select! {
-        () = all_closed(&connections) => {}
+        () = all_closed(&spread, id) => {}
         () = aborted(&mut commands) => {
             if handler.end_long_lived() > 0 {
                 // Closed well, or not in time.
-                let _ = tokio::time::timeout(LAST_GOODBYES, all_closed(&connections)).await;
+                let _ = tokio::time::timeout(LAST_GOODBYES, all_closed(&spread, id)).await;
             }
             let left = connections.abort_all();
             if left > 0 {
@@ -173,11 +178,12 @@ async fn tick(ticker: Rc<Ticker>, connections: Rc<Connections>, conns: Rc<Conns>
 /// What tunnels may take for their goodbyes when the grace time is over.
 const LAST_GOODBYES: Duration = Duration::from_secs(3);
 
-/// The accept loops need a turn to take in what is queued; from then on the count only falls.
-async fn all_closed(connections: &Connections) {
+/// The accept loops need a turn to take in what is queued, and other workers one to see that nothing more is taken; from
+/// then on the count only falls.
+async fn all_closed(spread: &Spread, id: WorkerId) {
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        if connections.count() == 0 {
+        if spread.open(id) == 0 {
             return;
         }
     }

@@ -247,11 +247,6 @@ impl Connections {
         self.draining.get()
     }
 
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.list.borrow().iter().filter(|entry| !entry.activity.closed.get()).count()
-    }
-
     /// Takes in a new connection. At the limit the oldest idle ones are closed; with none idle, the new one is refused.
     pub(super) fn register(&self, times: Times) -> Option<Registration> {
         if self.list.borrow().len() >= self.most.get() {

@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use super::connections::{Activity, Connections, Control, Phase, Registration, Want};
 use super::gather::Gather;
 use super::socket::ClientSocket;
+use super::spread::Place;
 use super::{AddressGuard, Downstream, Handler, Limits};
 use crate::metrics::{ListenerMetrics, WorkerId};
 use crate::tasks::LocalExecutor;
@@ -60,14 +61,15 @@ pub(super) struct OpenConnection {
     pub(super) activity: Rc<Activity>,
     metrics: Arc<ListenerMetrics>,
     worker: WorkerId,
+    _place: Place,
     /// Its place among those of its address, where there is a limit.
     pub(super) address: Option<AddressGuard>,
 }
 
 impl OpenConnection {
-    pub(super) fn new(activity: Rc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId) -> Self {
+    pub(super) fn new(activity: Rc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId, place: Place) -> Self {
         metrics.cells.of(worker).open.add(1);
-        OpenConnection { activity, metrics, worker, address: None }
+        OpenConnection { activity, metrics, worker, _place: place, address: None }
     }
 }
 
@@ -421,7 +423,7 @@ mod tests {
     use tokio::task::{JoinHandle, LocalSet};
     use tokio::time::timeout;
 
-    use super::super::{Endpoint, ProxyProtocol, Settings, Times};
+    use super::super::{Endpoint, ProxyProtocol, Settings, Spread, Times};
     use super::*;
     use crate::clock::Moment;
     use crate::headers::{Origin, OwnHop, UnsafeNames};
@@ -468,7 +470,10 @@ mod tests {
                 certificates: Vec::new(),
             });
             let downstream = Rc::new(Downstream::new(endpoint, (peer, address), None, false, &registration.activity));
-            let open = OpenConnection::new(Rc::clone(&registration.activity), metrics.listener("l"), WorkerId(0));
+            let (spread, _) = Spread::new(1);
+            let place = spread.enter(WorkerId(0));
+            let activity = Rc::clone(&registration.activity);
+            let open = OpenConnection::new(activity, metrics.listener("l"), WorkerId(0), place);
             let io = ClientIo::new(Stream::Plain(ClientSocket::new(socket)), open);
             let of_task = Rc::clone(&downstream);
             let serving = crate::tasks::spawn(async move {

@@ -1,7 +1,7 @@
 //! Listeners: bound addresses with their TLS and limits, and the connections that come in on them.
 //!
-//! Every worker has a socket of its own per listener (SO_REUSEPORT), so an accepted connection lives and dies on one
-//! thread. This module turns sockets into exchanges and hands them to a [`Handler`]; it does not know who answers.
+//! Every worker has a socket of its own per listener (SO_REUSEPORT), and a connection lives and dies on one thread: that
+//! of the worker that has accepted it or, where that has clearly more than another, was given it at once ([`Spread`]). This module turns sockets into exchanges and hands them to a [`Handler`]; it does not know who answers.
 //!
 //! Closing a listener loses nobody: what the kernel has queued is accepted first. Between that and the close there is
 //! a moment in which a connection can still be reset; `net.ipv4.tcp_migrate_req=1` closes it where another process
@@ -12,6 +12,7 @@ mod gather;
 mod http;
 mod proxy_protocol;
 mod socket;
+mod spread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 pub use connections::{Activity, Connections, Times};
 pub use http::{ClientIo, Tracked};
 pub use proxy_protocol::ProxyProtocol;
+pub use spread::{Spread, Taking};
 
 use crate::headers::{OwnHop, UnsafeNames};
 use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
@@ -43,6 +45,7 @@ use crate::{tasks, tls};
 use connections::{Registration, Want};
 use http::{Ended, OpenConnection, Stream};
 use socket::ClientSocket;
+use spread::{Given, Place};
 
 /// The settings of a listener, TLS apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,6 +219,7 @@ pub struct Acceptor<H> {
     pub handler: H,
     pub metrics: Arc<Metrics>,
     pub worker: WorkerId,
+    pub spread: Arc<Spread>,
     pub per_address: Arc<PerAddress>,
     /// 0: no limit.
     pub most_per_address: Rc<Cell<usize>>,
@@ -250,6 +254,19 @@ impl<H: Handler> Acceptor<H> {
         Ok(accepting)
     }
 
+    /// Serves what other workers give to this one, as long as it runs.
+    pub fn take(self: &Rc<Self>, mut taking: Taking) {
+        let acceptor = Rc::clone(self);
+        tasks::spawn(async move {
+            while let Some(Given { tcp, peer, endpoint, place }) = taking.next().await {
+                match TcpStream::from_std(tcp) {
+                    Ok(tcp) => acceptor.open(tcp, peer, endpoint, place),
+                    Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
+                }
+            }
+        });
+    }
+
     async fn accept_loop(self: Rc<Self>, socket: TcpListener, endpoint: Rc<RefCell<Arc<Endpoint>>>, stop: Rc<Notify>) {
         loop {
             let accepted = tokio::select! {
@@ -258,7 +275,7 @@ impl<H: Handler> Acceptor<H> {
                 accepted = socket.accept() => accepted,
             };
             match accepted {
-                Ok((tcp, peer)) => self.open(tcp, peer, &endpoint),
+                Ok((tcp, peer)) => self.open_or_give(tcp, peer, &endpoint),
                 // Out of descriptors, or the peer has gone: the next accept must not spin.
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -276,7 +293,7 @@ impl<H: Handler> Acceptor<H> {
             match socket.accept() {
                 Ok((tcp, peer)) => {
                     if let Ok(tcp) = tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
-                        self.open(tcp, peer, endpoint);
+                        self.open(tcp, peer, Arc::clone(&endpoint.borrow()), self.spread.enter(self.worker));
                     }
                 }
                 // One that has gone in the meantime leaves the others in the queue.
@@ -286,14 +303,27 @@ impl<H: Handler> Acceptor<H> {
         }
     }
 
-    fn open(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: &RefCell<Arc<Endpoint>>) {
+    fn open_or_give(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: &RefCell<Arc<Endpoint>>) {
         let endpoint = Arc::clone(&endpoint.borrow());
+        let worker = self.spread.fairest(self.worker);
+        let place = self.spread.enter(worker);
+        if worker == self.worker {
+            return self.open(tcp, peer, endpoint, place);
+        }
+        let Ok(tcp) = tcp.into_std() else { return };
+        let Err(back) = self.spread.give(Given { tcp, peer, endpoint, place }) else { return };
+        if let Ok(tcp) = TcpStream::from_std(back.tcp) {
+            self.open(tcp, peer, back.endpoint, self.spread.enter(self.worker));
+        }
+    }
+
+    fn open(self: &Rc<Self>, tcp: TcpStream, peer: SocketAddr, endpoint: Arc<Endpoint>, place: Place) {
         let Some(registration) = self.connections.register(endpoint.settings.times) else { return };
         let acceptor = Rc::clone(self);
         // The connection is registered: the sweep ends it.
         tasks::spawn(async move {
             // In a box, and gone when it is done: the task is kept as long as the connection.
-            let beginning = Box::pin(acceptor.begin(tcp, peer, endpoint, registration)).await;
+            let beginning = Box::pin(acceptor.begin(tcp, peer, endpoint, place, registration)).await;
             if let Some(serving) = beginning {
                 acceptor.count_end(&serving.await);
             }
@@ -306,10 +336,11 @@ impl<H: Handler> Acceptor<H> {
         tcp: TcpStream,
         peer: SocketAddr,
         endpoint: Arc<Endpoint>,
+        place: Place,
         registration: Registration,
     ) -> Option<http::Serving> {
         let activity = Rc::clone(&registration.activity);
-        let mut open = OpenConnection::new(Rc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker);
+        let mut open = OpenConnection::new(Rc::clone(&activity), Arc::clone(&endpoint.metrics), self.worker, place);
         let local = tcp.local_addr().unwrap_or(endpoint.settings.address);
         let opened = {
             let opening = pin!(self.open_stream(tcp, peer, &endpoint, &mut open));
