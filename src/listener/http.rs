@@ -29,6 +29,9 @@ use crate::tasks::LocalExecutor;
 /// The most header fields that hyper takes by itself.
 const HYPER_HEADERS: usize = 100;
 
+/// What is read ahead of an upload, or written ahead of a slow reader. hyper's own 400 KiB are no faster.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 /// The client's byte stream, plain or TLS, noting what goes on.
 pub struct ClientIo {
     stream: Stream,
@@ -282,7 +285,8 @@ fn http1_builder(limits: Limits) -> http1::Builder {
         // Below that admission counts: a number of one's own makes hyper's parser slower.
         builder.max_headers(limits.header_count);
     }
-    builder.max_header_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX)).header_read_timeout(None);
+    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    builder.max_header_size(head).max_buf_size(BUFFER_BYTES.max(head)).header_read_timeout(None);
     builder
 }
 

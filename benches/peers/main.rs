@@ -1,17 +1,23 @@
-//! CPU time per exchange of steadfast, nginx and HAProxy, side by side in one run: of every nginx and every haproxy that is
-//! found on PATH and in /usr/sbin. Debian's are old, and their OpenSSL is slow; put newer ones on PATH to be told more.
+//! CPU time per exchange, and memory per idle connection, of steadfast, nginx and HAProxy, side by side in one run: of
+//! every nginx and every haproxy that is found on PATH and in /usr/sbin. Debian's are old, and their OpenSSL is slow; put
+//! newer ones on PATH to be told more. Then steadfast beside itself: 1,000 servers and 4, two workers and one.
 //!
 //!     cargo bench --bench peers                          # 3 rounds of 5 s
-//!     cargo bench --bench peers -- --rounds 5 --seconds 30
+//!     cargo bench --bench peers -- --rounds 5 --seconds 30 --plot peers.svg
 //!
 //! Each proxy has one worker, pinned to core 0; four origins (one nginx) and the load are pinned to core 1. The figure
 //! is user and system time of all the proxy's processes, from /proc/PID/stat, divided by the answered requests: on a
 //! shared machine it holds where throughput and latency are noise. Proxies take turns within a round; the table shows
-//! medians over rounds with minimum and maximum, and the ratio to the best of the others.
+//! medians over rounds with minimum and maximum, and the ratio to the best of the others. Memory is what the proxy's
+//! processes hold alone and their part of what they share (Pss), over 2,000 connections that have had one request each.
+//! Two workers need both cores: there, and for the one worker beside them, nothing is pinned.
 //!
 //! Needs nginx, haproxy, wrk, h2load (Debian: nginx-light haproxy wrk nghttp2-client), openssl and taskset.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
+
+mod client;
+mod plot;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +26,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const ORIGIN_PORTS: [u16; 4] = [21_001, 21_002, 21_003, 21_004];
+const UPLOAD_PORT: u16 = 21_005;
 const FIRST_PORT: u16 = 21_443;
+const IDLE: usize = 2_000;
 
 /// One of those that are compared.
 struct Proxy {
@@ -53,7 +61,7 @@ impl Proxy {
 
     fn prepare(&self, directory: &Path) {
         let text = match self.kind {
-            Kind::Steadfast => steadfast(self.port),
+            Kind::Steadfast => steadfast(self.port, 21_900, 1, 4),
             Kind::Nginx => nginx(directory, self),
             Kind::Haproxy => haproxy(directory, self.port),
         };
@@ -108,18 +116,27 @@ enum Load {
     Http2,
     /// Few connections, each with much to read.
     Downloads,
+    /// Few connections, each with much to send.
+    Uploads,
     /// A connection, and a full TLS handshake, for each request.
     Handshakes,
+    /// A connection for each request, its session resumed.
+    Resumptions,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "HTTPS/1.1, 1 KiB, pinned", path: "/1k", load: Load::Http1, keeps_cookie: true },
     Scenario { name: "HTTPS/1.1, 1 KiB, Set-Cookie each time", path: "/1k", load: Load::Http1, keeps_cookie: false },
     Scenario { name: "HTTP/2, 1 KiB, pinned, 8 x 32 streams", path: "/1k", load: Load::Http2, keeps_cookie: true },
     Scenario { name: "HTTPS/1.1, 100 KiB, pinned", path: "/100k", load: Load::Http1, keeps_cookie: true },
     Scenario { name: "HTTPS/1.1, 10 MiB, pinned", path: "/10m", load: Load::Downloads, keeps_cookie: true },
+    Scenario { name: "HTTPS/1.1, 1 MiB uploads, pinned", path: "/upload", load: Load::Uploads, keeps_cookie: true },
     Scenario { name: "full handshake and one request", path: "/1k", load: Load::Handshakes, keeps_cookie: true },
+    Scenario { name: "resumption and one request", path: "/1k", load: Load::Resumptions, keeps_cookie: true },
 ];
+
+/// The two that tell what more servers or workers cost.
+const COMPARED: [&Scenario; 2] = [&SCENARIOS[0], &SCENARIOS[2]];
 
 fn main() {
     let seconds = argument("--seconds").unwrap_or(5);
@@ -137,57 +154,77 @@ fn main() {
         println!("nginx is not installed, which serves the origins: nothing was measured");
         return;
     };
+    // The bench is load as well.
+    let pinned = Command::new("taskset").args(["-acp", "1", &std::process::id().to_string()]).output();
+    assert!(pinned.is_ok_and(|output| output.status.success()), "taskset pins the bench");
     prepare(&directory, &proxies);
+    client::start_upload_origin(UPLOAD_PORT);
     let file = directory.join("origins.conf");
     let origins = start("1", text(&nginx.program), &["-p", text(&directory), "-c", text(&file)]);
     let running: Vec<Running> = proxies.iter().map(|proxy| proxy.start(&directory)).collect();
     let cookies: Vec<String> = proxies.iter().map(|proxy| wait_for_cookie(proxy.port)).collect();
 
-    let mut figures: BTreeMap<(usize, usize), Vec<f64>> = BTreeMap::new();
+    for (proxy, cookie) in proxies.iter().zip(&cookies) {
+        // What is made once, at the first handshakes, is not the exchanges'.
+        load(&directory, &SCENARIOS[0], proxy.port, 1, cookie);
+    }
+    let mut figures = Figures::default();
     let mut errors = 0;
     for round in 0..rounds {
         for (number, scenario) in SCENARIOS.iter().enumerate() {
             for (at, proxy) in proxies.iter().enumerate() {
-                let pid = running[at].0.id();
-                let before = cpu_seconds(pid);
-                let done = load(scenario, proxy.port, seconds, &cookies[at]);
-                let spent = cpu_seconds(pid) - before;
-                eprintln!(
-                    "round {} {:40} {:15} {:6.1} us, {} requests, {} errors",
-                    round + 1,
-                    scenario.name,
-                    proxy.version,
-                    spent * 1e6 / done.requests as f64,
-                    done.requests,
-                    done.errors
-                );
+                let (spent, done) =
+                    measure(running[at].0.id(), || load(&directory, scenario, proxy.port, seconds, &cookies[at]));
+                eprintln!("round {} {:40} {:15} {spent:6.1} us, {done}", round + 1, scenario.name, proxy.version);
                 errors += if proxy.kind == Kind::Steadfast { done.errors } else { 0 };
-                figures.entry((number, at)).or_default().push(spent * 1e6 / done.requests as f64);
+                figures.entry((number, at)).or_default().push(spent);
             }
         }
     }
     println!("CPU microseconds per exchange, median of {rounds} rounds of {seconds} s (minimum to maximum)\n");
-    print_table(&figures, &proxies);
+    let rows = print_table(&figures, &proxies);
     println!("\nErrors seen by clients of steadfast: {errors}");
-    drop((running, origins));
+    if let Some(file) = text_argument("--plot") {
+        let names: Vec<&str> = proxies.iter().map(|proxy| &*proxy.version).collect();
+        fs::write(file, plot::svg(&names, &rows)).expect("the plot is written");
+    }
+    drop(running);
+    print_memory(&directory, &proxies);
+    compare_with_itself(&directory, rounds, seconds);
+    drop(origins);
     let _ = fs::remove_dir_all(&directory);
 }
 
-fn print_table(figures: &BTreeMap<(usize, usize), Vec<f64>>, proxies: &[Proxy]) {
+/// Microseconds per exchange, by scenario and proxy.
+type Figures = BTreeMap<(usize, usize), Vec<f64>>;
+
+/// CPU microseconds of a process for each exchange of the load.
+fn measure(pid: u32, load: impl FnOnce() -> Done) -> (f64, Done) {
+    let before = cpu_seconds(pid);
+    let done = load();
+    ((cpu_seconds(pid) - before) * 1e6 / done.requests.max(1) as f64, done)
+}
+
+/// Prints the table; gives the ratios of every proxy to the best peer.
+fn print_table(figures: &Figures, proxies: &[Proxy]) -> Vec<(&'static str, Vec<f64>)> {
     let names: Vec<&str> = proxies.iter().map(|proxy| &*proxy.version).collect();
     println!("| scenario | {} | ratio to the best peer |\n|---{}|---|", names.join(" | "), "|---".repeat(names.len()));
+    let mut rows = Vec::new();
     for (number, scenario) in SCENARIOS.iter().enumerate() {
         let of = |at: usize| &figures[&(number, at)];
-        let cells: Vec<String> = (0..proxies.len())
-            .map(|at| {
-                let mut sorted = of(at).clone();
-                sorted.sort_by(f64::total_cmp);
-                format!("{:.1} ({:.1} to {:.1})", median(of(at)), sorted[0], sorted[sorted.len() - 1])
-            })
-            .collect();
+        let cells: Vec<String> = (0..proxies.len()).map(|at| spread(of(at))).collect();
         let best = (1..proxies.len()).map(|at| median(of(at))).fold(f64::INFINITY, f64::min);
         println!("| {} | {} | {:.2} |", scenario.name, cells.join(" | "), median(of(0)) / best);
+        rows.push((scenario.name, (0..proxies.len()).map(|at| median(of(at)) / best).collect()));
     }
+    rows
+}
+
+/// Median, minimum and maximum.
+fn spread(values: &[f64]) -> String {
+    let (least, most) =
+        values.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), one| (least.min(*one), most.max(*one)));
+    format!("{:.1} ({least:.1} to {most:.1})", median(values))
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -196,37 +233,138 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
+fn print_memory(directory: &Path, proxies: &[Proxy]) {
+    println!("\nKiB per idle TLS connection ({IDLE} of them, each after one request)\n");
+    for proxy in proxies {
+        let process = proxy.start(directory);
+        wait_for_cookie(proxy.port);
+        let pid = process.0.id();
+        drop(client::idle(proxy.port, 50));
+        std::thread::sleep(Duration::from_secs(2));
+        let before = memory_kib(pid);
+        let (held, fine) = client::idle(proxy.port, IDLE);
+        // Idle connections give back what they do not need, and allocators what they do not: both take a moment, and
+        // allocators wait to be called.
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_secs(1));
+            drop(client::idle(proxy.port, 20));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let each = (memory_kib(pid) - before) / IDLE as f64;
+        println!("- {}: {each:.1}{}", proxy.version, if fine { "" } else { " (not all were answered)" });
+        drop(held);
+    }
+}
+
+/// Pss of a process and of its children.
+fn memory_kib(pid: u32) -> f64 {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().trim_end_matches(" kB").parse::<f64>().ok()
+    };
+    processes_of(pid).iter().filter_map(of).sum()
+}
+
+/// Two configurations of steadfast take turns.
+fn compare_with_itself(directory: &Path, rounds: u64, seconds: u64) {
+    let few = steadfast(FIRST_PORT, 21_900, 1, 4);
+    let pairs = [
+        ("1,000 servers", "4 servers", Some("0"), steadfast(FIRST_PORT + 1, 21_901, 1, 1_000)),
+        ("two workers", "one worker", None, steadfast(FIRST_PORT + 1, 21_901, 2, 4)),
+    ];
+    println!("\n| scenario | steadfast | beside | ratio |\n|---|---|---|---|");
+    for (name, beside, core, more) in pairs {
+        let run = |name: &str, configuration: &str| {
+            let file = directory.join(name);
+            fs::write(&file, configuration).expect("a file of the bench");
+            start(core.unwrap_or("0,1"), env!("CARGO_BIN_EXE_steadfast"), &["run", "--config", text(&file)])
+        };
+        let running = [run("more", &more), run("few", &few)];
+        let ports = [FIRST_PORT + 1, FIRST_PORT];
+        let cookies = ports.map(wait_for_cookie);
+        ports.iter().zip(&cookies).for_each(|(port, cookie)| drop(load(directory, COMPARED[0], *port, 1, cookie)));
+        let mut figures = Figures::default();
+        let mut shares = Vec::new();
+        for _ in 0..rounds {
+            for (number, scenario) in COMPARED.iter().enumerate() {
+                for at in 0..2 {
+                    let pid = running[at].0.id();
+                    let before = worker_ticks(pid);
+                    let (spent, done) = measure(pid, || load(directory, scenario, ports[at], seconds, &cookies[at]));
+                    eprintln!("{:15} {:40} {spent:6.1} us, {done}", [name, beside][at], scenario.name);
+                    figures.entry((number, at)).or_default().push(spent);
+                    let used = worker_ticks(pid).into_iter().zip(before).map(|(now, before)| now - before);
+                    shares.push((number, at, used.collect::<Vec<u64>>()));
+                }
+            }
+        }
+        for (number, scenario) in COMPARED.iter().enumerate() {
+            let (most, least) = (&figures[&(number, 0)], &figures[&(number, 1)]);
+            let ratio = median(most) / median(least);
+            println!(
+                "| {}: {name} beside {beside} | {} | {} | {ratio:.2} |",
+                scenario.name,
+                spread(most),
+                spread(least)
+            );
+        }
+        let two: Vec<String> = shares
+            .iter()
+            .filter(|(number, at, used)| (*number, *at, used.len()) == (1, 0, 2))
+            .map(|share| format!("{:?}", share.2))
+            .collect();
+        if !two.is_empty() {
+            eprintln!("CPU of the two workers with 8 HTTP/2 connections, in ticks, round by round: {}", two.join(" "));
+        }
+    }
+}
+
+/// CPU ticks of each worker's thread.
+fn worker_ticks(pid: u32) -> Vec<u64> {
+    let threads =
+        fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").filter_map(|thread| Some(thread.ok()?.path()));
+    let workers =
+        threads.filter(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("worker-")));
+    workers.filter_map(|thread| ticks(&thread)).collect()
+}
+
 struct Done {
     requests: u64,
     errors: u64,
 }
 
-fn load(scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
+impl std::fmt::Display for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} requests, {} errors", self.requests, self.errors)
+    }
+}
+
+fn load(directory: &Path, scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
     let url = format!("https://127.0.0.1:{port}{}", scenario.path);
     let header = format!("Cookie: {cookie}");
     let duration = seconds.to_string();
+    let script = directory.join("upload.lua");
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]);
     match scenario.load {
         Load::Http1 => command.args(["wrk", "-t1", "-c32", "-d", &duration]),
         Load::Downloads => command.args(["wrk", "-t1", "-c8", "--timeout", "10s", "-d", &duration]),
+        Load::Uploads => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-s", text(&script)]),
         Load::Handshakes => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-H", "Connection: close"]),
         Load::Http2 => command.args(["h2load", "-t1", "-c8", "-m32", "-D", &duration]),
+        Load::Resumptions => return client::resume(port, seconds, cookie),
     };
     if scenario.keeps_cookie {
         command.args(["-H", &header]);
     }
     let output = command.arg(&url).output().expect("the load generator runs");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
-    match scenario.load {
-        Load::Http2 => Done {
-            requests: number_before(&report, " succeeded,"),
-            errors: number_before(&report, " failed,") + number_before(&report, " 5xx"),
-        },
-        Load::Http1 | Load::Downloads | Load::Handshakes => {
-            Done { requests: number_before(&report, " requests in"), errors: wrk_errors(&report) }
-        }
+    if matches!(scenario.load, Load::Http2) {
+        let errors = number_before(&report, " failed,") + number_before(&report, " 5xx");
+        return Done { requests: number_before(&report, " succeeded,"), errors };
     }
+    Done { requests: number_before(&report, " requests in"), errors: wrk_errors(&report) }
 }
 
 /// The whole number that stands before a phrase; 0 when the phrase is not there.
@@ -287,7 +425,7 @@ fn wait_for_cookie(port: u16) -> String {
 
 /// User and system time of a process and of its children that live.
 fn cpu_seconds(pid: u32) -> f64 {
-    let ticks: u64 = processes_of(pid).iter().filter_map(|pid| ticks(*pid)).sum();
+    let ticks: u64 = processes_of(pid).iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}")))).sum();
     ticks as f64 / 100.0
 }
 
@@ -297,16 +435,19 @@ fn processes_of(pid: u32) -> Vec<u32> {
     std::iter::once(pid).chain(children).collect()
 }
 
-fn ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// Of a process or of a thread, by its directory in /proc.
+fn ticks(of: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(of.join("stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
 fn argument(name: &str) -> Option<u64> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at = arguments.iter().position(|argument| argument == name)?;
-    arguments.get(at + 1)?.parse().ok()
+    text_argument(name)?.parse().ok()
+}
+
+fn text_argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
 }
 
 fn text(path: &Path) -> &str {
@@ -320,6 +461,7 @@ fn prepare(directory: &Path, proxies: &[Proxy]) {
         write(name, "x".repeat(bytes));
     }
     write("origins.conf", origins(directory));
+    write("upload.lua", "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", 1048576)\n".to_owned());
     proxies.iter().for_each(|proxy| proxy.prepare(directory));
 }
 
@@ -343,7 +485,7 @@ fn nginx_head(directory: &Path, pid: &str) -> String {
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {};\n", text(&scratch))).concat();
     format!(
         "daemon off; worker_processes 1; pid {}/{pid}; error_log /dev/null crit;\nevents {{ worker_connections 8192; }}\n\
-         http {{\naccess_log off; keepalive_requests 1000000000; sendfile on; tcp_nodelay on;\n{temporary}",
+         http {{\naccess_log off; keepalive_requests 1000000000; client_max_body_size 0; sendfile on; tcp_nodelay on;\n{temporary}",
         text(directory)
     )
 }
@@ -358,17 +500,19 @@ fn origins(directory: &Path) -> String {
     )
 }
 
-fn steadfast(port: u16) -> String {
-    let servers = ORIGIN_PORTS
-        .iter()
-        .enumerate()
-        .map(|(at, port)| format!("[[pool.server]]\nname = \"o{at}\"\naddress = \"127.0.0.1:{port}\"\n"));
+fn steadfast(port: u16, admin: u16, workers: usize, servers: usize) -> String {
+    let addresses = ORIGIN_PORTS.iter().cycle().take(servers).enumerate();
+    let servers =
+        addresses.map(|(at, port)| format!("[[pool.server]]\nname = \"o{at}\"\naddress = \"127.0.0.1:{port}\"\n"));
     format!(
-        "[process]\nworkers = 1\naccess_log = \"off\"\nmax_connections = 5000\n[admin]\naddress = \"127.0.0.1:21900\"\n\
-         [[listener]]\nname = \"https\"\naddress = \"127.0.0.1:{}\"\n[listener.tls]\n\
-         certificates = [{{ cert = \"bench.pem\", key = \"bench.key\" }}]\n[[route]]\npool = \"bench\"\n\
+        "[process]\nworkers = {workers}\naccess_log = \"off\"\nmax_connections = 5000\n\
+         [admin]\naddress = \"127.0.0.1:{admin}\"\n\
+         [[listener]]\nname = \"https\"\naddress = \"127.0.0.1:{port}\"\n[listener.tls]\n\
+         certificates = [{{ cert = \"bench.pem\", key = \"bench.key\" }}]\n\
+         [[route]]\npath = \"/upload\"\npool = \"uploads\"\n[[route]]\npool = \"bench\"\n\
+         [[pool]]\nname = \"uploads\"\nmode = \"sticky\"\n[pool.health]\ntype = \"tcp\"\n\
+         [[pool.server]]\nname = \"u\"\naddress = \"127.0.0.1:{UPLOAD_PORT}\"\n\
          [[pool]]\nname = \"bench\"\nmode = \"sticky\"\n[pool.connections]\nidle = 256\n{}",
-        port,
         servers.collect::<String>()
     )
 }
@@ -385,14 +529,17 @@ fn nginx(directory: &Path, proxy: &Proxy) -> String {
     let listen = format!("listen 127.0.0.1:{} ssl", proxy.port);
     let listen = if numbers >= vec![1, 25, 1] { format!("{listen}; http2 on;") } else { format!("{listen} http2;") };
     format!(
-        "{}{}split_clients \"$request_id\" $fresh {{ 25% s0; 25% s1; 25% s2; * s3; }}\n\
+        "{}{}upstream uploads {{ server 127.0.0.1:{UPLOAD_PORT}; keepalive 256; }}\nsplit_clients \"$request_id\" $fresh {{ 25% s0; 25% s1; 25% s2; * s3; }}\n\
          map $cookie_srv $server_chosen {{ default $fresh; {pairs} }}\n\
          map $cookie_srv $given {{ default \"srv=$fresh; Path=/; HttpOnly; Secure\"; {} }}\n\
          server {{ {listen} ssl_certificate {d}/bench.pem; ssl_certificate_key {d}/bench.key;\n\
          ssl_protocols TLSv1.2 TLSv1.3; ssl_session_tickets on;\n\
          location / {{ proxy_pass http://$server_chosen; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto https;\n\
-         add_header Set-Cookie $given; }} }}\n}}\n",
+         add_header Set-Cookie $given; }}\n\
+         location /upload {{ proxy_pass http://uploads; proxy_http_version 1.1; proxy_request_buffering off;\n\
+         proxy_set_header Connection \"\"; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+         proxy_set_header X-Forwarded-Proto https; }} }}\n}}\n",
         nginx_head(directory, &format!("proxy-{}.pid", proxy.port)),
         upstreams.collect::<String>(),
         (0..4).map(|at| format!("s{at} \"\";")).collect::<String>(),
@@ -408,7 +555,8 @@ fn haproxy(directory: &Path, port: u16) -> String {
     format!(
         "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n\
          frontend f\n  bind 127.0.0.1:{} ssl crt {}/bench-both.pem alpn h2,http/1.1\n  option forwardfor\n\
-         \x20 http-request set-header X-Forwarded-Proto https\n  default_backend b\n\
+         \x20 http-request set-header X-Forwarded-Proto https\n  use_backend u if {{ path /upload }}\n  default_backend b\n\
+         backend u\n  http-reuse always\n  server u 127.0.0.1:{UPLOAD_PORT}\n\
          backend b\n  balance random\n  cookie SRV insert indirect nocache httponly secure\n  http-reuse always\n{}",
         port,
         text(directory),
