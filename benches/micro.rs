@@ -20,8 +20,9 @@ use steadfast::clock::{Moment, Wall};
 use steadfast::headers;
 use steadfast::keys::{KeyRing, RingKey};
 use steadfast::metrics::{Metrics, WorkerId};
-use steadfast::names::NewWhy;
+use steadfast::names::{NewWhy, Verdict};
 use steadfast::pool::{Ask, Pool, PoolParts, Server, ServerSettings, ServerState, Tried};
+use steadfast::proxy::Record;
 use steadfast::routing::{HostPattern, RouteMatch, RouteTable, normalise};
 
 const NOW: Wall = Wall(1_800_000_000_000_000);
@@ -158,9 +159,47 @@ fn cleaning(criterion: &mut Criterion) {
     });
 }
 
+fn log_line(criterion: &mut Criterion) {
+    let record = Record {
+        time: NOW,
+        id: "0192f0c1e7a97b3c9d5e8f2a4b6c8d0e",
+        client: [192, 0, 2, 1].into(),
+        listener: "https",
+        route: "shop.example.com/",
+        pool: "shop",
+        server: "shop-2",
+        method: "GET",
+        host: "shop.example.com",
+        path: "/cart/items?page=2",
+        http2: true,
+        status: 200,
+        bytes_in: 0,
+        bytes_out: 10_240,
+        duration: Duration::from_micros(12_345),
+        upstream: Duration::from_micros(12_001),
+        regret: Duration::ZERO,
+        attempts: 1,
+        verdict: Some(Verdict::Kept),
+        session: Some(42),
+        in_flight: 3,
+        queued: None,
+        error: "",
+        detail: None,
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    };
+    let mut line = Vec::with_capacity(1_024);
+    criterion.bench_function("log/line", |bencher| {
+        bencher.iter(|| {
+            line.clear();
+            black_box(&record).write(&mut line);
+            black_box(line.len())
+        });
+    });
+}
+
 criterion_group! {
     name = steps;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = picks, pins, routes, cleaning
+    targets = picks, pins, routes, cleaning, log_line
 }
 criterion_main!(steps);

@@ -6,17 +6,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 
-use crate::Done;
+/// What a load has done.
+pub(crate) struct Done {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+}
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+impl std::fmt::Display for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} requests, {} errors", self.requests, self.errors)
+    }
+}
 
-fn config() -> Arc<ClientConfig> {
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client that takes any certificate, and resumes what it can. It exchanges keys over X25519, as wrk's OpenSSL does:
+/// the post-quantum hybrid costs whoever offers it more.
+pub(crate) fn config() -> Arc<ClientConfig> {
     steadfast::tls::install_provider();
     let any = steadfast::tls::any_certificate().expect("the provider is installed");
-    let mut config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
+    let provider = CryptoProvider { kx_groups: vec![kx_group::X25519], ..aws_lc_rs::default_provider() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider knows TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(any)
         .with_no_client_auth();
@@ -24,14 +41,19 @@ fn config() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// One request on a new connection; false: it was not answered with 200.
-fn exchange(config: &Arc<ClientConfig>, port: u16, more: &str) -> std::io::Result<(Tls, bool)> {
+/// A new connection; the handshake comes with the first bytes.
+pub(crate) fn connect(config: &Arc<ClientConfig>, port: u16) -> std::io::Result<Tls> {
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(Arc::clone(config), name).map_err(std::io::Error::other)?;
     let socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut stream = StreamOwned::new(session, socket);
+    Ok(StreamOwned::new(session, socket))
+}
+
+/// One request on a new connection; false: it was not answered with 200.
+fn exchange(config: &Arc<ClientConfig>, port: u16, more: &str) -> std::io::Result<(Tls, bool)> {
+    let mut stream = connect(config, port)?;
     stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: localhost\r\n{more}\r\n").as_bytes())?;
     let mut answer = Vec::new();
     let mut piece = [0; 4_096];

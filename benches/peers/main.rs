@@ -4,6 +4,7 @@
 //!
 //!     cargo bench --bench peers                          # 3 rounds of 5 s
 //!     cargo bench --bench peers -- --rounds 5 --seconds 30 --plot peers.svg
+//!     cargo bench --bench peers -- --only resumption     # scenarios whose name has this in it, and nothing else
 //!
 //! Each proxy has one worker, pinned to core 0; four origins (one nginx) and the load are pinned to core 1. The figure
 //! is user and system time of all the proxy's processes, from /proc/PID/stat, divided by the answered requests: on a
@@ -24,6 +25,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use client::Done;
 
 const ORIGIN_PORTS: [u16; 4] = [21_001, 21_002, 21_003, 21_004];
 const UPLOAD_PORT: u16 = 21_005;
@@ -141,6 +144,7 @@ const COMPARED: [&Scenario; 2] = [&SCENARIOS[0], &SCENARIOS[2]];
 fn main() {
     let seconds = argument("--seconds").unwrap_or(5);
     let rounds = argument("--rounds").unwrap_or(3).max(1);
+    let only = text_argument("--only").unwrap_or_default();
     if let Some(missing) =
         ["wrk", "h2load", "openssl", "taskset", "curl"].iter().find(|tool| installed(tool).is_empty())
     {
@@ -171,7 +175,7 @@ fn main() {
     let mut figures = Figures::default();
     let mut errors = 0;
     for round in 0..rounds {
-        for (number, scenario) in SCENARIOS.iter().enumerate() {
+        for (number, scenario) in SCENARIOS.iter().enumerate().filter(|(_, scenario)| scenario.name.contains(&*only)) {
             for (at, proxy) in proxies.iter().enumerate() {
                 let (spent, done) =
                     measure(running[at].0.id(), || load(&directory, scenario, proxy.port, seconds, &cookies[at]));
@@ -189,8 +193,10 @@ fn main() {
         fs::write(file, plot::svg(&names, &rows)).expect("the plot is written");
     }
     drop(running);
-    print_memory(&directory, &proxies);
-    compare_with_itself(&directory, rounds, seconds);
+    if only.is_empty() {
+        print_memory(&directory, &proxies);
+        compare_with_itself(&directory, rounds, seconds);
+    }
     drop(origins);
     let _ = fs::remove_dir_all(&directory);
 }
@@ -210,7 +216,7 @@ fn print_table(figures: &Figures, proxies: &[Proxy]) -> Vec<(&'static str, Vec<f
     let names: Vec<&str> = proxies.iter().map(|proxy| &*proxy.version).collect();
     println!("| scenario | {} | ratio to the best peer |\n|---{}|---|", names.join(" | "), "|---".repeat(names.len()));
     let mut rows = Vec::new();
-    for (number, scenario) in SCENARIOS.iter().enumerate() {
+    for (number, scenario) in SCENARIOS.iter().enumerate().filter(|(number, _)| figures.contains_key(&(*number, 0))) {
         let of = |at: usize| &figures[&(number, at)];
         let cells: Vec<String> = (0..proxies.len()).map(|at| spread(of(at))).collect();
         let best = (1..proxies.len()).map(|at| median(of(at))).fold(f64::INFINITY, f64::min);
@@ -283,7 +289,9 @@ fn compare_with_itself(directory: &Path, rounds: u64, seconds: u64) {
         let running = [run("more", &more), run("few", &few)];
         let ports = [FIRST_PORT + 1, FIRST_PORT];
         let cookies = ports.map(wait_for_cookie);
-        ports.iter().zip(&cookies).for_each(|(port, cookie)| drop(load(directory, COMPARED[0], *port, 1, cookie)));
+        for (port, cookie) in ports.iter().zip(&cookies) {
+            load(directory, COMPARED[0], *port, 1, cookie);
+        }
         let mut figures = Figures::default();
         let mut shares = Vec::new();
         for _ in 0..rounds {
@@ -327,17 +335,6 @@ fn worker_ticks(pid: u32) -> Vec<u64> {
     let workers =
         threads.filter(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.starts_with("worker-")));
     workers.filter_map(|thread| ticks(&thread)).collect()
-}
-
-struct Done {
-    requests: u64,
-    errors: u64,
-}
-
-impl std::fmt::Display for Done {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} requests, {} errors", self.requests, self.errors)
-    }
 }
 
 fn load(directory: &Path, scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {

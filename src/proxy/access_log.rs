@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use time::macros::format_description;
 use crate::clock::Wall;
 use crate::config::AccessLog;
 use crate::metrics::{Metrics, WorkerId};
-use crate::names::Limit;
+use crate::names::{Limit, Verdict};
 
 /// A worker's unwritten lines, at most.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
@@ -150,8 +151,80 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
+/// What a line tells of an exchange.
+pub struct Record<'a> {
+    pub time: Wall,
+    pub id: &'a str,
+    pub client: IpAddr,
+    pub listener: &'a str,
+    pub route: &'a str,
+    pub pool: &'a str,
+    pub server: &'a str,
+    pub method: &'a str,
+    pub host: &'a str,
+    pub path: &'a str,
+    pub http2: bool,
+    pub status: u16,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub duration: Duration,
+    pub upstream: Duration,
+    pub regret: Duration,
+    pub attempts: u32,
+    pub verdict: Option<Verdict>,
+    pub session: Option<u64>,
+    pub in_flight: u32,
+    /// The place in the line of a server that was full, and the wait there.
+    pub queued: Option<(u32, Duration)>,
+    pub error: &'a str,
+    pub detail: Option<&'a str>,
+    pub traceparent: &'a str,
+}
+
+impl Record<'_> {
+    /// Appends the line.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Line::new(out);
+        line.time(self.time);
+        line.text("id", self.id);
+        line.display("client", &self.client);
+        line.text("listener", self.listener);
+        line.text("route", self.route);
+        line.text("pool", self.pool);
+        line.text("server", self.server);
+        line.text("method", self.method);
+        line.text("host", self.host);
+        line.text("path", self.path);
+        line.text("protocol", if self.http2 { "HTTP/2" } else { "HTTP/1.1" });
+        line.number("status", u64::from(self.status));
+        line.number("bytes_in", self.bytes_in);
+        line.number("bytes_out", self.bytes_out);
+        line.millis("duration_ms", self.duration);
+        line.millis("upstream_ms", self.upstream);
+        line.millis("regret_ms", self.regret);
+        line.number("attempts", u64::from(self.attempts));
+        line.text("verdict", self.verdict.map_or("", Verdict::as_str));
+        line.text("reason", self.verdict.map_or("", Verdict::reason));
+        match self.session {
+            Some(hash) => line.display("session", &format_args!("{hash:016x}")),
+            None => line.text("session", ""),
+        }
+        line.number("in_flight", u64::from(self.in_flight));
+        if let Some((position, waited)) = self.queued {
+            line.number("queue_position", u64::from(position));
+            line.millis("queue_ms", waited);
+        }
+        line.text("error", self.error);
+        if let Some(detail) = self.detail {
+            line.text("detail", detail);
+        }
+        line.text("traceparent", self.traceparent);
+        line.end();
+    }
+}
+
 /// One line being written.
-pub(super) struct Line<'a> {
+struct Line<'a> {
     out: &'a mut Vec<u8>,
     first: bool,
 }
@@ -161,7 +234,7 @@ const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 impl<'a> Line<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
+    fn new(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Line { out, first: true }
     }
@@ -176,31 +249,31 @@ impl<'a> Line<'a> {
         self.out.extend_from_slice(b"\":");
     }
 
-    pub(super) fn text(&mut self, key: &str, value: &str) {
+    fn text(&mut self, key: &str, value: &str) {
         self.key(key);
         // Writing to memory does not fail.
         let _ = serde_json::to_writer(&mut *self.out, value);
     }
 
     /// A value whose text needs no escapes.
-    pub(super) fn display(&mut self, key: &str, value: &dyn std::fmt::Display) {
+    fn display(&mut self, key: &str, value: &dyn std::fmt::Display) {
         self.key(key);
         let _ = write!(self.out, "\"{value}\"");
     }
 
-    pub(super) fn number(&mut self, key: &str, value: u64) {
+    fn number(&mut self, key: &str, value: u64) {
         self.key(key);
         let _ = write!(self.out, "{value}");
     }
 
     /// Milliseconds with three decimals.
-    pub(super) fn millis(&mut self, key: &str, value: Duration) {
+    fn millis(&mut self, key: &str, value: Duration) {
         self.key(key);
         let micros = value.as_micros();
         let _ = write!(self.out, "{}.{:03}", micros / 1_000, micros % 1_000);
     }
 
-    pub(super) fn time(&mut self, wall: Wall) {
+    fn time(&mut self, wall: Wall) {
         self.key("time");
         let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(wall.0) * 1_000);
         let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -209,7 +282,7 @@ impl<'a> Line<'a> {
         self.out.push(b'"');
     }
 
-    pub(super) fn end(self) {
+    fn end(self) {
         self.out.extend_from_slice(b"}\n");
     }
 }

@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::access_log::Line;
+use super::access_log::Record;
 use super::error::{Error, Kind};
 use super::identify::Identity;
 use super::long_lived::{Abandon, StayGuard};
@@ -296,42 +296,34 @@ impl Exchange {
     }
 
     fn write_line(&self, log: &LogFacts, names: &Names, duration: Duration, out: &mut Vec<u8>) {
-        let mut line = Line::new(out);
-        line.time(Clock::wall(self.arrived));
-        line.text("id", log.id.to_str().unwrap_or("-"));
-        line.display("client", &self.client);
-        line.text("listener", &self.downstream.endpoint.settings.name);
-        line.text("route", &names.route);
-        line.text("pool", &names.pool);
-        line.text("server", &names.server);
-        line.text("method", log.method.as_str());
-        line.text("host", log.hop.as_ref().map_or("", |hop| &hop.host));
-        line.text("path", &log.target);
-        line.text("protocol", if self.downstream.http2 { "HTTP/2" } else { "HTTP/1.1" });
-        line.number("status", u64::from(self.status.unwrap_or(499)));
-        line.number("bytes_in", self.body.as_ref().map_or(0, RequestBody::received));
-        line.number("bytes_out", self.bytes_out);
-        line.millis("duration_ms", duration);
-        line.millis("upstream_ms", self.headed.map_or(Duration::ZERO, |headed| headed.since(self.chosen)));
-        line.millis("regret_ms", self.cost.map_or(Duration::ZERO, |cost| cost.regret));
-        line.number("attempts", u64::from(self.attempts));
-        line.text("verdict", self.verdict.map_or("", Verdict::as_str));
-        line.text("reason", self.verdict.map_or("", Verdict::reason));
-        match names.session {
-            Some(hash) => line.display("session", &format_args!("{hash:016x}")),
-            None => line.text("session", ""),
-        }
-        line.number("in_flight", self.guard.as_ref().map_or(0, |guard| u64::from(guard.position)));
-        if let Some((position, waited)) = self.queued {
-            line.number("queue_position", u64::from(position));
-            line.millis("queue_ms", waited);
-        }
-        line.text("error", self.error.unwrap_or(""));
-        if let Some(detail) = &log.detail {
-            line.text("detail", detail);
-        }
-        line.text("traceparent", log.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or(""));
-        line.end();
+        let record = Record {
+            time: Clock::wall(self.arrived),
+            id: log.id.to_str().unwrap_or("-"),
+            client: self.client,
+            listener: &self.downstream.endpoint.settings.name,
+            route: &names.route,
+            pool: &names.pool,
+            server: &names.server,
+            method: log.method.as_str(),
+            host: log.hop.as_ref().map_or("", |hop| &hop.host),
+            path: &log.target,
+            http2: self.downstream.http2,
+            status: self.status.unwrap_or(499),
+            bytes_in: self.body.as_ref().map_or(0, RequestBody::received),
+            bytes_out: self.bytes_out,
+            duration,
+            upstream: self.headed.map_or(Duration::ZERO, |headed| headed.since(self.chosen)),
+            regret: self.cost.map_or(Duration::ZERO, |cost| cost.regret),
+            attempts: self.attempts,
+            verdict: self.verdict,
+            session: names.session,
+            in_flight: self.guard.as_ref().map_or(0, |guard| guard.position),
+            queued: self.queued,
+            error: self.error.unwrap_or(""),
+            detail: log.detail.as_deref(),
+            traceparent: log.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or(""),
+        };
+        record.write(out);
     }
 }
 

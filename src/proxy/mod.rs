@@ -28,7 +28,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-pub use access_log::AccessLogs;
+pub use access_log::{AccessLogs, Record};
 use error::{Error, Kind};
 use exchange::Exchange;
 pub use exchange::ReplyBody;
