@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,15 +14,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
+use tokio::io::AsyncWrite;
 
+use super::client_io::ClientIo;
 use super::connections::{Activity, Connections, Control, Phase, Registration, Want};
 use super::gather::Gather;
-use super::socket::ClientSocket;
-use super::spread::Place;
-use super::{AddressGuard, Downstream, Handler, Limits};
-use crate::metrics::{ListenerMetrics, WorkerId};
+use super::{Downstream, Handler, Limits};
 use crate::tasks::LocalExecutor;
 
 /// The most header fields that hyper takes by itself.
@@ -31,123 +27,6 @@ const HYPER_HEADERS: usize = 100;
 
 /// What is read ahead of an upload, or written ahead of a slow reader. hyper's own 400 KiB are no faster.
 const BUFFER_BYTES: usize = 64 * 1024;
-
-/// The client's byte stream, plain or TLS, noting what goes on.
-pub struct ClientIo {
-    stream: Stream,
-    /// What was read and then given back; the next read begins with it.
-    ahead: Bytes,
-    open: OpenConnection,
-}
-
-pub(super) enum Stream {
-    Plain(ClientSocket),
-    Tls(Box<TlsStream<ClientSocket>>),
-}
-
-impl ClientIo {
-    pub(super) fn new(stream: Stream, open: OpenConnection) -> Self {
-        ClientIo { stream, ahead: Bytes::new(), open }
-    }
-
-    /// Ready when the client has sent something, or has gone.
-    fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.stream {
-            Stream::Plain(socket) => socket.poll_heard(cx),
-            Stream::Tls(tls) => tls.get_ref().0.poll_heard(cx),
-        }
-    }
-}
-
-/// An open connection in the books, from its accept to its end.
-pub(super) struct OpenConnection {
-    pub(super) activity: Rc<Activity>,
-    metrics: Arc<ListenerMetrics>,
-    worker: WorkerId,
-    _place: Place,
-    /// Its place among those of its address, where there is a limit.
-    pub(super) address: Option<AddressGuard>,
-}
-
-impl OpenConnection {
-    pub(super) fn new(activity: Rc<Activity>, metrics: Arc<ListenerMetrics>, worker: WorkerId, place: Place) -> Self {
-        metrics.cells.of(worker).open.add(1);
-        OpenConnection { activity, metrics, worker, _place: place, address: None }
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.activity.close();
-        self.metrics.cells.of(self.worker).open.sub(1);
-    }
-}
-
-impl AsyncRead for ClientIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let taken = self.ahead.len().min(out.remaining());
-            let now = self.ahead.split_to(taken);
-            out.put_slice(&now);
-            return Poll::Ready(Ok(()));
-        }
-        let before = out.filled().len();
-        let polled = match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_read(cx, out),
-            Stream::Tls(tls) => Pin::new(tls).poll_read(cx, out),
-        };
-        if out.filled().len() > before {
-            self.open.activity.received();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for ClientIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Stream::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
-        };
-        self.open.activity.wrote(polled.is_ready());
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Stream::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
-        };
-        self.open.activity.wrote(polled.is_ready());
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Stream::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        };
-        self.open.activity.wrote(polled.is_ready());
-        polled
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = match &mut self.stream {
-            Stream::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Stream::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        };
-        self.open.activity.wrote(polled.is_ready());
-        polled
-    }
-}
 
 /// How a connection ended.
 pub(super) enum Ended {
@@ -251,7 +130,7 @@ where
                     return Ended::Fine;
                 }
                 (Left::Ended(ended), _) => return ended,
-                (Left::Idle, _) if io.ahead.is_empty() => {
+                (Left::Idle, _) if !io.has_ahead() => {
                     downstream.own_hop.take();
                     if let Some(ended) = rest(&mut io, &control).await {
                         return ended;
@@ -272,10 +151,7 @@ where
 {
     let http1::Parts { io, read_buf, service, .. } = connection.into_parts();
     let mut io = io.into_inner();
-    if !read_buf.is_empty() {
-        // An empty one would keep hyper's whole buffer.
-        io.ahead = read_buf;
-    }
+    io.put_back(&read_buf);
     (io, service)
 }
 
@@ -419,6 +295,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use http_body_util::Full;
@@ -427,11 +304,13 @@ mod tests {
     use tokio::task::{JoinHandle, LocalSet};
     use tokio::time::timeout;
 
+    use super::super::client_io::{OpenConnection, Stream};
+    use super::super::socket::ClientSocket;
     use super::super::{Endpoint, ProxyProtocol, Settings, Spread, Times};
     use super::*;
     use crate::clock::Moment;
     use crate::headers::{Origin, OwnHop, UnsafeNames};
-    use crate::metrics::Metrics;
+    use crate::metrics::{Metrics, WorkerId};
 
     const LIMITS: Limits = Limits { header_bytes: 32 * 1024, header_count: 100, max_streams: 100 };
     const TIMES: Times = Times { header: Duration::from_secs(10), idle: Duration::from_secs(75) };

@@ -7,6 +7,7 @@
 //! a moment in which a connection can still be reset; `net.ipv4.tcp_migrate_req=1` closes it where another process
 //! listens on the same port.
 
+mod client_io;
 mod connections;
 mod gather;
 mod http;
@@ -33,8 +34,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 
+pub use client_io::ClientIo;
 pub use connections::{Activity, Connections, Times};
-pub use http::{ClientIo, Tracked};
+pub use http::Tracked;
 pub use proxy_protocol::ProxyProtocol;
 pub use spread::{Spread, Taking};
 
@@ -42,8 +44,9 @@ use crate::headers::{OwnHop, UnsafeNames};
 use crate::metrics::{ListenerMetrics, Metrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit};
 use crate::{tasks, tls};
+use client_io::{OpenConnection, Stream};
 use connections::{Registration, Want};
-use http::{Ended, OpenConnection, Stream};
+use http::Ended;
 use socket::ClientSocket;
 use spread::{Given, Place};
 
