@@ -11,7 +11,8 @@
 //! shared machine it holds where throughput and latency are noise. Proxies take turns within a round; the table shows
 //! medians over rounds with minimum and maximum, and the ratio to the best of the others. Memory is what the proxy's
 //! processes hold alone and their part of what they share (Pss), over 2,000 connections that have had one request each.
-//! Two workers need both cores: there, and for the one worker beside them, nothing is pinned.
+//! Two workers get twice the connections of one, so that each has as much to do. They need both cores, which the load is
+//! on as well; so they are measured on one core too, and nginx beside itself in the same way.
 //!
 //! Needs nginx, haproxy, wrk, h2load (Debian: nginx-light haproxy wrk nghttp2-client), openssl and taskset.
 
@@ -65,7 +66,7 @@ impl Proxy {
     fn prepare(&self, directory: &Path) {
         let text = match self.kind {
             Kind::Steadfast => steadfast(self.port, 21_900, 1, 4),
-            Kind::Nginx => nginx(directory, self),
+            Kind::Nginx => nginx(directory, self, self.port, 1),
             Kind::Haproxy => haproxy(directory, self.port),
         };
         fs::write(self.configuration(directory), text).expect("a file of the bench");
@@ -138,7 +139,7 @@ const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "resumption and one request", path: "/1k", load: Load::Resumptions, keeps_cookie: true },
 ];
 
-/// The two that tell what more servers or workers cost.
+/// What more servers or workers cost shows in these two.
 const COMPARED: [&Scenario; 2] = [&SCENARIOS[0], &SCENARIOS[2]];
 
 fn main() {
@@ -170,7 +171,7 @@ fn main() {
 
     for (proxy, cookie) in proxies.iter().zip(&cookies) {
         // What is made once, at the first handshakes, is not the exchanges'.
-        load(&directory, &SCENARIOS[0], proxy.port, 1, cookie);
+        load(&directory, &SCENARIOS[0], proxy.port, 1, cookie, 1);
     }
     let mut figures = Figures::default();
     let mut errors = 0;
@@ -178,7 +179,7 @@ fn main() {
         for (number, scenario) in SCENARIOS.iter().enumerate().filter(|(_, scenario)| scenario.name.contains(&*only)) {
             for (at, proxy) in proxies.iter().enumerate() {
                 let (spent, done) =
-                    measure(running[at].0.id(), || load(&directory, scenario, proxy.port, seconds, &cookies[at]));
+                    measure(running[at].0.id(), || load(&directory, scenario, proxy.port, seconds, &cookies[at], 1));
                 eprintln!("round {} {:40} {:15} {spent:6.1} us, {done}", round + 1, scenario.name, proxy.version);
                 errors += if proxy.kind == Kind::Steadfast { done.errors } else { 0 };
                 figures.entry((number, at)).or_default().push(spent);
@@ -195,7 +196,7 @@ fn main() {
     drop(running);
     if only.is_empty() {
         print_memory(&directory, &proxies);
-        compare_with_itself(&directory, rounds, seconds);
+        compare_sizes(&directory, nginx, rounds, seconds);
     }
     drop(origins);
     let _ = fs::remove_dir_all(&directory);
@@ -272,59 +273,94 @@ fn memory_kib(pid: u32) -> f64 {
     processes_of(pid).iter().filter_map(of).sum()
 }
 
-/// Two configurations of steadfast take turns.
-fn compare_with_itself(directory: &Path, rounds: u64, seconds: u64) {
-    let few = steadfast(FIRST_PORT, 21_900, 1, 4);
-    let pairs = [
-        ("1,000 servers", "4 servers", Some("0"), steadfast(FIRST_PORT + 1, 21_901, 1, 1_000)),
-        ("two workers", "one worker", None, steadfast(FIRST_PORT + 1, 21_901, 2, 4)),
+/// A proxy in two sizes that take turns.
+struct Sizes<'a> {
+    name: String,
+    /// Where they run.
+    core: &'a str,
+    program: &'a Path,
+    arguments: fn(&Path) -> Vec<String>,
+    /// The larger and the smaller one, each with its port and configuration.
+    both: [(u16, String); 2],
+    /// How much more load the larger one gets.
+    times: usize,
+}
+
+/// steadfast beside itself: more servers, more workers. nginx with more workers tells what the machine makes of two
+/// processes on two cores that the load is on as well.
+fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64) {
+    let own = Path::new(env!("CARGO_BIN_EXE_steadfast"));
+    let run = |file: &Path| vec!["run".to_owned(), "--config".to_owned(), text(file).to_owned()];
+    let nginx_run = |file: &Path| {
+        let directory = file.parent().map(text).unwrap_or_default();
+        ["-p", directory, "-c", text(file)].map(str::to_owned).to_vec()
+    };
+    let few = || (FIRST_PORT, steadfast(FIRST_PORT, 21_900, 1, 4));
+    let more = |workers, servers| (FIRST_PORT + 1, steadfast(FIRST_PORT + 1, 21_901, workers, servers));
+    let nginx_with = |port: u16, workers| (port, self::nginx(directory, nginx, port, workers));
+    let of_own = |name: &str, core, larger, times| Sizes {
+        name: name.to_owned(),
+        core,
+        program: own,
+        arguments: run,
+        both: [larger, few()],
+        times,
+    };
+    let all = [
+        of_own("steadfast, 1,000 servers beside 4", "0", more(1, 1_000), 1),
+        of_own("steadfast, two workers beside one, on two cores", "0,1", more(2, 4), 2),
+        of_own("steadfast, two workers beside one, on one core", "0", more(2, 4), 2),
+        Sizes {
+            name: format!("{}, two workers beside one, on two cores", nginx.version),
+            core: "0,1",
+            program: &nginx.program,
+            arguments: nginx_run,
+            both: [nginx_with(FIRST_PORT + 1, 2), nginx_with(FIRST_PORT, 1)],
+            times: 2,
+        },
     ];
-    println!("\n| scenario | steadfast | beside | ratio |\n|---|---|---|---|");
-    for (name, beside, core, more) in pairs {
-        let run = |name: &str, configuration: &str| {
-            let file = directory.join(name);
-            fs::write(&file, configuration).expect("a file of the bench");
-            start(core.unwrap_or("0,1"), env!("CARGO_BIN_EXE_steadfast"), &["run", "--config", text(&file)])
-        };
-        let running = [run("more", &more), run("few", &few)];
-        let ports = [FIRST_PORT + 1, FIRST_PORT];
-        let cookies = ports.map(wait_for_cookie);
-        for (port, cookie) in ports.iter().zip(&cookies) {
-            load(directory, COMPARED[0], *port, 1, cookie);
-        }
-        let mut figures = Figures::default();
-        let mut shares = Vec::new();
-        for _ in 0..rounds {
-            for (number, scenario) in COMPARED.iter().enumerate() {
-                for at in 0..2 {
-                    let pid = running[at].0.id();
-                    let before = worker_ticks(pid);
-                    let (spent, done) = measure(pid, || load(directory, scenario, ports[at], seconds, &cookies[at]));
-                    eprintln!("{:15} {:40} {spent:6.1} us, {done}", [name, beside][at], scenario.name);
-                    figures.entry((number, at)).or_default().push(spent);
-                    let used = worker_ticks(pid).into_iter().zip(before).map(|(now, before)| now - before);
-                    shares.push((number, at, used.collect::<Vec<u64>>()));
-                }
+    println!("\n| | scenario | larger | smaller | ratio |\n|---|---|---|---|---|");
+    all.iter().for_each(|sizes| compare(directory, sizes, rounds, seconds));
+}
+
+fn compare(directory: &Path, sizes: &Sizes<'_>, rounds: u64, seconds: u64) {
+    let running = sizes.both.each_ref().map(|(port, configuration)| {
+        let file = directory.join(format!("sized-{port}"));
+        fs::write(&file, configuration).expect("a file of the bench");
+        let arguments = (sizes.arguments)(&file);
+        start(sizes.core, text(sizes.program), &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    let ports = sizes.both.each_ref().map(|(port, _)| *port);
+    let times = [sizes.times, 1];
+    let cookies = ports.map(wait_for_cookie);
+    for (port, cookie) in ports.iter().zip(&cookies) {
+        load(directory, COMPARED[0], *port, 1, cookie, 1);
+    }
+    let mut figures = Figures::default();
+    let mut shares = Vec::new();
+    for _ in 0..rounds {
+        for (number, scenario) in COMPARED.iter().enumerate() {
+            for at in 0..2 {
+                let pid = running[at].0.id();
+                let before = worker_ticks(pid);
+                let one_load = || load(directory, scenario, ports[at], seconds, &cookies[at], times[at]);
+                let (spent, done) = measure(pid, one_load);
+                eprintln!("{} ({}) {:40} {spent:6.1} us, {done}", sizes.name, ["more", "less"][at], scenario.name);
+                figures.entry((number, at)).or_default().push(spent);
+                let used = worker_ticks(pid).into_iter().zip(before).map(|(now, before)| now - before);
+                shares.push((number, at, used.collect::<Vec<u64>>()));
             }
         }
-        for (number, scenario) in COMPARED.iter().enumerate() {
-            let (most, least) = (&figures[&(number, 0)], &figures[&(number, 1)]);
-            let ratio = median(most) / median(least);
-            println!(
-                "| {}: {name} beside {beside} | {} | {} | {ratio:.2} |",
-                scenario.name,
-                spread(most),
-                spread(least)
-            );
-        }
-        let two: Vec<String> = shares
-            .iter()
-            .filter(|(number, at, used)| (*number, *at, used.len()) == (1, 0, 2))
-            .map(|share| format!("{:?}", share.2))
-            .collect();
-        if !two.is_empty() {
-            eprintln!("CPU of the two workers with 8 HTTP/2 connections, in ticks, round by round: {}", two.join(" "));
-        }
+    }
+    for (number, scenario) in COMPARED.iter().enumerate() {
+        let (more, less) = (&figures[&(number, 0)], &figures[&(number, 1)]);
+        let ratio = median(more) / median(less);
+        println!("| {} | {} | {} | {} | {ratio:.2} |", sizes.name, scenario.name, spread(more), spread(less));
+    }
+    let two = shares.iter().filter(|(number, at, used)| (*number, *at, used.len()) == (1, 0, 2));
+    let two: Vec<String> = two.map(|share| format!("{:?}", share.2)).collect();
+    if !two.is_empty() {
+        eprintln!("CPU of the two workers with 16 HTTP/2 connections, in ticks, round by round: {}", two.join(" "));
     }
 }
 
@@ -337,19 +373,21 @@ fn worker_ticks(pid: u32) -> Vec<u64> {
     workers.filter_map(|thread| ticks(&thread)).collect()
 }
 
-fn load(directory: &Path, scenario: &Scenario, port: u16, seconds: u64, cookie: &str) -> Done {
+/// `times`: as many connections as the scenario has, times this.
+fn load(directory: &Path, scenario: &Scenario, port: u16, seconds: u64, cookie: &str, times: usize) -> Done {
     let url = format!("https://127.0.0.1:{port}{}", scenario.path);
     let header = format!("Cookie: {cookie}");
     let duration = seconds.to_string();
     let script = directory.join("upload.lua");
+    let connections = |of_one: usize| format!("-c{}", of_one * times);
     let mut command = Command::new("taskset");
     command.args(["-c", "1"]);
     match scenario.load {
-        Load::Http1 => command.args(["wrk", "-t1", "-c32", "-d", &duration]),
-        Load::Downloads => command.args(["wrk", "-t1", "-c8", "--timeout", "10s", "-d", &duration]),
-        Load::Uploads => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-s", text(&script)]),
-        Load::Handshakes => command.args(["wrk", "-t1", "-c8", "-d", &duration, "-H", "Connection: close"]),
-        Load::Http2 => command.args(["h2load", "-t1", "-c8", "-m32", "-D", &duration]),
+        Load::Http1 => command.args(["wrk", "-t1", &connections(32), "-d", &duration]),
+        Load::Downloads => command.args(["wrk", "-t1", &connections(8), "--timeout", "10s", "-d", &duration]),
+        Load::Uploads => command.args(["wrk", "-t1", &connections(8), "-d", &duration, "-s", text(&script)]),
+        Load::Handshakes => command.args(["wrk", "-t1", &connections(8), "-d", &duration, "-H", "Connection: close"]),
+        Load::Http2 => command.args(["h2load", "-t1", &connections(8), "-m32", "-D", &duration]),
         Load::Resumptions => return client::resume(port, seconds, cookie),
     };
     if scenario.keeps_cookie {
@@ -475,13 +513,13 @@ fn make_certificate(directory: &Path) {
     fs::write(directory.join("bench-both.pem"), both).expect("a file of the bench");
 }
 
-fn nginx_head(directory: &Path, pid: &str) -> String {
+fn nginx_head(directory: &Path, pid: &str, workers: usize) -> String {
     let scratch: PathBuf = directory.join("scratch");
     let _ = fs::create_dir_all(&scratch);
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|kind| format!("{kind}_temp_path {};\n", text(&scratch))).concat();
     format!(
-        "daemon off; worker_processes 1; pid {}/{pid}; error_log /dev/null crit;\nevents {{ worker_connections 8192; }}\n\
+        "daemon off; worker_processes {workers}; pid {}/{pid}; error_log /dev/null crit;\nevents {{ worker_connections 8192; }}\n\
          http {{\naccess_log off; keepalive_requests 1000000000; client_max_body_size 0; sendfile on; tcp_nodelay on;\n{temporary}",
         text(directory)
     )
@@ -492,7 +530,7 @@ fn origins(directory: &Path) -> String {
     format!(
         "{}open_file_cache max=10;\nserver {{ {listen} root {}; default_type text/plain; \
          add_header Cache-Control no-store; }}\n}}\n",
-        nginx_head(directory, "origins.pid"),
+        nginx_head(directory, "origins.pid", 1),
         text(directory)
     )
 }
@@ -515,7 +553,7 @@ fn steadfast(port: u16, admin: u16, workers: usize, servers: usize) -> String {
 }
 
 /// Debian's nginx has no sticky cookie of its own: a map from the cookie to the server does the same work.
-fn nginx(directory: &Path, proxy: &Proxy) -> String {
+fn nginx(directory: &Path, proxy: &Proxy, port: u16, workers: usize) -> String {
     let upstreams = ORIGIN_PORTS
         .iter()
         .enumerate()
@@ -523,7 +561,7 @@ fn nginx(directory: &Path, proxy: &Proxy) -> String {
     let pairs = (0..4).map(|at| format!("s{at} s{at};")).collect::<String>();
     // Since 1.25.1 HTTP/2 is a directive of its own.
     let numbers: Vec<u32> = proxy.version.split([' ', '.']).filter_map(|word| word.parse().ok()).collect();
-    let listen = format!("listen 127.0.0.1:{} ssl", proxy.port);
+    let listen = format!("listen 127.0.0.1:{port} ssl reuseport");
     let listen = if numbers >= vec![1, 25, 1] { format!("{listen}; http2 on;") } else { format!("{listen} http2;") };
     format!(
         "{}{}upstream uploads {{ server 127.0.0.1:{UPLOAD_PORT}; keepalive 256; }}\nsplit_clients \"$request_id\" $fresh {{ 25% s0; 25% s1; 25% s2; * s3; }}\n\
@@ -537,7 +575,7 @@ fn nginx(directory: &Path, proxy: &Proxy) -> String {
          location /upload {{ proxy_pass http://uploads; proxy_http_version 1.1; proxy_request_buffering off;\n\
          proxy_set_header Connection \"\"; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
          proxy_set_header X-Forwarded-Proto https; }} }}\n}}\n",
-        nginx_head(directory, &format!("proxy-{}.pid", proxy.port)),
+        nginx_head(directory, &format!("proxy-{port}.pid"), workers),
         upstreams.collect::<String>(),
         (0..4).map(|at| format!("s{at} \"\";")).collect::<String>(),
         d = text(directory),
