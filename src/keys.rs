@@ -16,7 +16,7 @@ const TAG_BYTES: usize = 16;
 
 /// A public name of a ring key: the first four bytes of its SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct KeyId([u8; 4]);
+pub struct KeyId(pub [u8; 4]);
 
 /// Why the text of a key file is no key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -66,14 +66,37 @@ impl RingKey {
     }
 }
 
+/// Where secrets come from. Passed in, so that decisions can be repeated in tests.
+pub trait Entropy {
+    /// Fills a buffer with bytes that nobody can guess.
+    fn fill(&mut self, bytes: &mut [u8]);
+}
+
+/// Fresh bytes from a source.
+pub fn fresh<const N: usize>(entropy: &mut dyn Entropy) -> [u8; N] {
+    let mut bytes = [0; N];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+/// The operating system's own source.
+#[derive(Clone, Copy, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    /// # Panics
+    /// When the operating system has no entropy to give: no secret can be made then.
+    fn fill(&mut self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("the operating system gives random bytes");
+    }
+}
+
 /// 32 bytes from the operating system.
 ///
 /// # Panics
 /// When the operating system has no entropy to give: no secret can be made then.
 pub fn random_secret() -> [u8; KEY_BYTES] {
-    let mut secret = [0; KEY_BYTES];
-    getrandom::fill(&mut secret).expect("the operating system gives random bytes");
-    secret
+    fresh(&mut SystemEntropy)
 }
 
 /// Current and previous keys. The first one seals, all open.
@@ -105,6 +128,11 @@ impl KeyRing {
     /// One HMAC per key, in ring order, for names that an older key may have hashed.
     pub fn hashers(&self, label: &str) -> Vec<Hasher> {
         self.keys.iter().map(|key| Hasher::new(key, label)).collect()
+    }
+
+    /// One secret per key for a use, in ring order, with the key's public name.
+    pub fn derive(&self, label: &str, context: &[u8]) -> Vec<(KeyId, Zeroizing<[u8; KEY_BYTES]>)> {
+        self.keys.iter().map(|key| (key.id, key.derive(label, context))).collect()
     }
 
     /// What seals and opens values of one use.
@@ -158,12 +186,68 @@ impl Hasher {
         Hasher(hmac::Key::new(hmac::HMAC_SHA256, key.derive(label, b"").as_slice()))
     }
 
+    /// A hasher under a secret that was derived for it.
+    pub fn of_secret(secret: &[u8; KEY_BYTES]) -> Self {
+        Hasher(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
     /// The first 64 bits of the HMAC.
     pub fn hash(&self, value: &[u8]) -> u64 {
+        u64::from_be_bytes(self.tag(value))
+    }
+
+    /// The first `N` bytes of the HMAC; at most 32.
+    pub fn tag<const N: usize>(&self, value: &[u8]) -> [u8; N] {
         let tag = hmac::sign(&self.0, value);
-        let mut first = [0; 8];
-        first.copy_from_slice(&tag.as_ref()[..8]);
-        u64::from_be_bytes(first)
+        let mut first = [0; N];
+        first.copy_from_slice(&tag.as_ref()[..N]);
+        first
+    }
+}
+
+/// Derives the key of one value from a secret that is shared by many and one that is its own (HKDF-SHA-256, RFC 5869).
+///
+/// # Panics
+/// Never: 32 bytes are within what HKDF-SHA-256 gives.
+pub fn derive_own(shared: &[u8; KEY_BYTES], own: &[u8], label: &str) -> Zeroizing<[u8; KEY_BYTES]> {
+    let mut derived = Zeroizing::new([0; KEY_BYTES]);
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, own).extract(shared);
+    prk.expand(&[label.as_bytes()], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(derived.as_mut_slice()))
+        .expect("32 bytes are within what HKDF-SHA-256 gives");
+    derived
+}
+
+/// What seals and opens values under one key, each bound to what it is (AES-256-GCM-SIV, RFC 8452). A sealed value is nonce,
+/// ciphertext and tag.
+pub struct Aead(RandomizedNonceKey);
+
+impl Aead {
+    /// # Panics
+    /// Never: a 32-byte key is what AES-256 takes.
+    pub fn new(key: &[u8; KEY_BYTES]) -> Self {
+        Aead(RandomizedNonceKey::new(&AES_256_GCM_SIV, key).expect("a 32-byte key is what AES-256 takes"))
+    }
+
+    /// Seals a value; `about` has to be said again when it is opened.
+    pub fn seal(&self, about: &[u8], plain: &[u8]) -> Vec<u8> {
+        let mut sealed = vec![0; NONCE_LEN];
+        let mut body = plain.to_vec();
+        let sealing = self.0.seal_in_place_append_tag(Aad::from(about), &mut body);
+        let nonce = sealing.expect("values of less than 2^36 bytes always seal");
+        sealed.copy_from_slice(nonce.as_ref());
+        sealed.append(&mut body);
+        sealed
+    }
+
+    /// Opens a sealed value; nothing when it is not one, or is about something else.
+    pub fn open(&self, about: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, body) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut body = Zeroizing::new(body.to_vec());
+        let length = self.0.open_in_place(nonce, Aad::from(about), body.as_mut_slice()).ok()?.len();
+        body.truncate(length);
+        Some(body)
     }
 }
 

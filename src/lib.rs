@@ -42,6 +42,8 @@ pub mod rate;
 pub mod recent;
 pub mod routing;
 pub mod runtime;
+pub mod session;
+pub mod store;
 pub mod tasks;
 pub mod tls;
 pub mod upstream;

@@ -330,6 +330,38 @@ words! {
 }
 
 words! {
+    /// What happened to a session, as `steadfast_session_events_total` counts it.
+    SessionEvent {
+        Created = "created",
+        Renewed = "renewed",
+        /// A login or a step-up: another lineage.
+        Rotated = "rotated",
+        LoggedOut = "logged_out",
+        /// By an operator, or from another session of the subject.
+        Revoked = "revoked",
+        Expired = "expired",
+        /// A cookie of ours that nothing is known of.
+        Missing = "missing",
+        /// A cookie that was given up for another at a login or logout.
+        Muted = "muted",
+        /// A cookie that was given up at a renewal, after its successor had been used: somebody has a copy.
+        Reused = "reused",
+        /// Two session cookies, or one that is none.
+        Malformed = "malformed",
+        UnknownKey = "unknown_key",
+        /// What the store holds does not open.
+        Unreadable = "unreadable",
+        Conflict = "conflict",
+        /// What an application has said that does not count.
+        BadDirective = "bad_directive",
+        /// A directive that is not of the request's own attempt.
+        ForeignDirective = "foreign_directive",
+        StoreError = "store_error",
+        Degraded = "degraded",
+    }
+}
+
+words! {
     /// What was done about it.
     Decision {
         Stripped = "stripped",

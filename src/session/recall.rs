@@ -1,0 +1,262 @@
+//! From a cookie to its session: two rounds of reads, and what to make of what was found.
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::cookie::SessionCookie;
+use super::realm::{Found, OnReuse, Realm};
+use super::record::{Handle, HandleState, Lineage};
+use super::store::{Answer, Ask, Change, Entry, Guard, Key, Kind, SessionStore, StoreError, change, read};
+use crate::names::SessionEvent;
+
+/// Why a request has no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    NoCookie,
+    /// A cookie of our name that is none.
+    Malformed,
+    /// Two cookies of our name: whose is which cannot be told.
+    Several,
+    /// Made with a key that is not in the ring: a fleet half way through a rotation.
+    UnknownKey,
+    Missing,
+    /// Given up at a login or a logout a moment ago; the lineage that follows for the same user.
+    Muted(Option<Key>),
+    Expired,
+    /// The subject's sessions were ended.
+    Revoked,
+    /// Given up at a renewal, and its successor is in use.
+    Reused,
+    Unreadable,
+}
+
+impl Absence {
+    /// What is counted.
+    pub const fn event(self) -> Option<SessionEvent> {
+        match self {
+            Absence::NoCookie => None,
+            Absence::Malformed | Absence::Several => Some(SessionEvent::Malformed),
+            Absence::UnknownKey => Some(SessionEvent::UnknownKey),
+            Absence::Missing => Some(SessionEvent::Missing),
+            Absence::Muted(_) => Some(SessionEvent::Muted),
+            Absence::Expired => Some(SessionEvent::Expired),
+            Absence::Revoked => Some(SessionEvent::Revoked),
+            Absence::Reused => Some(SessionEvent::Reused),
+            Absence::Unreadable => Some(SessionEvent::Unreadable),
+        }
+    }
+
+    /// Whether the cookie leads nowhere for good, so that the client may as well forget it. Not where another proxy may
+    /// know it, nor where the client is about to be given another.
+    pub const fn is_final(self) -> bool {
+        match self {
+            Absence::Malformed
+            | Absence::Missing
+            | Absence::Expired
+            | Absence::Revoked
+            | Absence::Reused
+            | Absence::Unreadable => true,
+            Absence::NoCookie | Absence::Several | Absence::UnknownKey | Absence::Muted(_) => false,
+        }
+    }
+
+    /// Whether a session may be made for this request. Not for one that was on its way while its cookie was given up: what
+    /// it would be given would overwrite what the client has by now.
+    pub const fn may_begin(self) -> bool {
+        !matches!(self, Absence::Muted(_) | Absence::Several)
+    }
+}
+
+/// What a request's cookie leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recall {
+    None(Absence),
+    Session(Box<Session>),
+}
+
+impl Recall {
+    /// The session, if there is one.
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Recall::None(_) => None,
+            Recall::Session(session) => Some(session),
+        }
+    }
+}
+
+/// A session as a request found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub cookie: SessionCookie,
+    pub handle: Handle,
+    pub handle_key: Key,
+    pub(super) handle_revision: u64,
+    pub lineage: Lineage,
+    pub lineage_key: Key,
+    pub(super) lineage_revision: u64,
+    /// Until it is over, if nobody asks any more.
+    pub expires_in: Duration,
+    /// The cookie that follows the one that was shown: the client has not got it yet.
+    pub successor: Option<SessionCookie>,
+}
+
+impl Session {
+    /// Whether it is time to write down that the session is in use: not at each request.
+    pub fn touch_is_due(&self, realm: &Realm, now: u64) -> bool {
+        let whole = realm.lifetime(&self.lineage, now);
+        let patience = Duration::from_secs(30).max(whole / 20);
+        self.expires_in + patience <= whole
+    }
+
+    /// Whether its cookie has been used for long enough.
+    pub fn renewal_is_due(&self, realm: &Realm, now: u64) -> bool {
+        let in_use = self.lineage.login.is_some() && self.successor.is_none();
+        in_use && self.handle.issued + realm.rules.renew.as_secs() <= now
+    }
+
+    /// Whether its cookie is shown for the first time after a renewal.
+    pub fn is_to_be_confirmed(&self) -> bool {
+        self.handle.state == HandleState::Live { confirmed: false }
+    }
+
+    /// When it ends whatever its user does; none: it does not.
+    pub fn ends_at(&self, realm: &Realm) -> Option<u64> {
+        self.lineage.login.as_ref().map(|login| login.at + realm.rules.absolute.as_secs())
+    }
+}
+
+/// Finds the session of a cookie. `now`: seconds since 1970.
+pub async fn recall(
+    realm: &Realm,
+    store: &dyn SessionStore,
+    cookie: SessionCookie,
+    now: u64,
+) -> Result<Recall, StoreError> {
+    let Some(handle_key) = realm.handle_key(&cookie) else { return Ok(Recall::None(Absence::UnknownKey)) };
+    let [entry] = read(store, [handle_key]).await?;
+    let Some(entry) = entry else { return Ok(Recall::None(Absence::Missing)) };
+    let handle = match realm.open_handle(&cookie, &entry) {
+        Found::Handle(handle) => *handle,
+        Found::Muted(next) => {
+            let next = next.map(|id| Key { tag: cookie.tag, kind: Kind::Lineage, id });
+            return Ok(Recall::None(Absence::Muted(next)));
+        }
+        Found::Unreadable => return Ok(Recall::None(Absence::Unreadable)),
+    };
+    if handle.not_after <= now {
+        return Ok(Recall::None(Absence::Expired));
+    }
+    let successor = successor(&handle, cookie.tag);
+    let late = matches!(&handle.state, HandleState::Superseded { at, .. } if at + realm.rules.grace.as_secs() < now);
+    let lineage_key = Key { tag: cookie.tag, kind: Kind::Lineage, id: handle.lineage };
+    let others = (handle.subject.map(Key::subject), successor.as_ref().filter(|_| late));
+    let second = read_second(realm, store, lineage_key, others).await?;
+    let Some(entry_of_lineage) = second.lineage else { return Ok(Recall::None(Absence::Missing)) };
+    let Some(lineage) = Realm::open_lineage(lineage_key, &handle.data_key, &entry_of_lineage) else {
+        return Ok(Recall::None(Absence::Unreadable));
+    };
+    if let Some(login) = &lineage.login {
+        let subject = handle.subject.map(Key::subject).zip(second.subject);
+        let subject = subject.and_then(|(key, entry)| realm.open_subject(key, &entry));
+        if !subject.is_some_and(|subject| subject.counts(&handle.lineage, &login.generation)) {
+            return Ok(Recall::None(Absence::Revoked));
+        }
+        if login.at + realm.rules.absolute.as_secs() <= now {
+            return Ok(Recall::None(Absence::Expired));
+        }
+    }
+    let session = Session {
+        handle_key,
+        handle_revision: entry.revision,
+        lineage_key,
+        lineage_revision: entry_of_lineage.revision,
+        expires_in: entry_of_lineage.expires_in,
+        successor,
+        cookie,
+        handle,
+        lineage,
+    };
+    match second.successor {
+        Some(in_use) if late => after_grace(realm, store, session, in_use).await,
+        _ => Ok(Recall::Session(Box::new(session))),
+    }
+}
+
+struct Second {
+    lineage: Option<Entry>,
+    subject: Option<Entry>,
+    /// Whether the successor is in use, where that matters.
+    successor: Option<bool>,
+}
+
+/// The second round: everything that the handle leads to, at once.
+async fn read_second(
+    realm: &Realm,
+    store: &dyn SessionStore,
+    lineage: Key,
+    (subject, successor): (Option<Key>, Option<&SessionCookie>),
+) -> Result<Second, StoreError> {
+    let successor_key = successor.and_then(|cookie| realm.handle_key(cookie));
+    let keys: Vec<Key> = [Some(lineage), subject, successor_key].into_iter().flatten().collect();
+    let Answer::Entries(entries) = store.ask(Ask::Read(keys)).await? else { return Err(StoreError::Confused) };
+    let mut entries = entries.into_iter();
+    let lineage = entries.next().flatten();
+    let subject = subject.and_then(|_| entries.next().flatten());
+    let in_use = |cookie: &SessionCookie, entry: Option<Entry>| {
+        // One that has gone was given up for another: so it had been in use.
+        entry.is_none_or(|entry| match realm.open_handle(cookie, &entry) {
+            Found::Handle(handle) => handle.state != HandleState::Live { confirmed: false },
+            Found::Muted(_) | Found::Unreadable => true,
+        })
+    };
+    let successor = successor.map(|cookie| in_use(cookie, entries.next().flatten()));
+    Ok(Second { lineage, subject, successor })
+}
+
+fn successor(handle: &Handle, tag: u16) -> Option<SessionCookie> {
+    match &handle.state {
+        HandleState::Live { .. } => None,
+        HandleState::Superseded { key, successor, .. } => {
+            Some(SessionCookie { key: *key, tag, secret: Zeroizing::clone(successor) })
+        }
+    }
+}
+
+/// A cookie that was given up at a renewal is shown long after. If nobody has used its successor, the response that
+/// carried it was lost, and it is handed out again. If somebody has, there are two who hold the session.
+async fn after_grace(
+    realm: &Realm,
+    store: &dyn SessionStore,
+    session: Session,
+    successor_is_in_use: bool,
+) -> Result<Recall, StoreError> {
+    if !successor_is_in_use {
+        return Ok(Recall::Session(Box::new(session)));
+    }
+    if realm.rules.on_reuse == OnReuse::Kill {
+        store.ask(Ask::Delete(vec![session.lineage_key])).await?;
+    }
+    Ok(Recall::None(Absence::Reused))
+}
+
+/// Writes down that a session is in use.
+pub async fn touch(realm: &Realm, store: &dyn SessionStore, session: &Session, now: u64) -> Result<(), StoreError> {
+    let lifetime = realm.lifetime(&session.lineage, now);
+    let mut keys = vec![(session.lineage_key, lifetime)];
+    if session.lineage.login.is_none() {
+        keys.push((session.handle_key, lifetime));
+    }
+    store.ask(Ask::Touch(keys)).await.map(|_| ())
+}
+
+/// Writes down that a renewed cookie has arrived.
+pub async fn confirm(realm: &Realm, store: &dyn SessionStore, session: &Session, now: u64) -> Result<(), StoreError> {
+    let handle = Handle { state: HandleState::Live { confirmed: true }, ..session.handle.clone() };
+    let guard = Guard::Unchanged(session.handle_key, session.handle_revision);
+    let expires_in = Duration::from_secs(handle.not_after.saturating_sub(now));
+    let put = realm.put_handle(&session.cookie, &handle, session.handle_revision + 1, expires_in);
+    let confirmed = Change { guard, put: put.into_iter().collect(), delete: Vec::new(), durable: false };
+    // Somebody else has confirmed or replaced it: as well.
+    change(store, confirmed).await.map(|_| ())
+}
