@@ -330,6 +330,55 @@ words! {
 }
 
 words! {
+    /// What a session store is asked, as `steadfast_store_operation_seconds` tells it apart.
+    StoreOp {
+        Read = "read",
+        Change = "change",
+        Touch = "touch",
+        Delete = "delete",
+    }
+}
+
+words! {
+    /// How a session store fails.
+    StoreFault {
+        Unavailable = "unavailable",
+        TimedOut = "timed_out",
+        /// The breaker is open.
+        Resting = "resting",
+        Full = "full",
+        Confused = "confused",
+    }
+}
+
+words! {
+    /// Whether requests of a route have a session.
+    SessionNeed {
+        Off = "off",
+        Optional = "optional",
+        Required = "required",
+    }
+}
+
+words! {
+    /// Who keeps the sessions of a shared pool.
+    HeldBy {
+        Proxy = "proxy",
+        /// In a store of its own; the proxy only counts them.
+        Application = "application",
+    }
+}
+
+words! {
+    /// What becomes of a request with a session whose store does not answer.
+    OnStoreError {
+        Fail = "fail",
+        /// Safe methods go on without one.
+        Anonymous = "anonymous",
+    }
+}
+
+words! {
     /// What happened to a session, as `steadfast_session_events_total` counts it.
     SessionEvent {
         Created = "created",

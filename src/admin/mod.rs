@@ -218,6 +218,11 @@ impl Surface {
                 Ok(text) => reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
                 Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             },
+            // Servers check by these what they are told of sessions.
+            "/.well-known/jwks.json" => {
+                let now = Clock::wall(Clock::now()).seconds();
+                reply(StatusCode::OK, "application/json", format!("{}\n", self.runtime.snapshot().token_keys.jwks(now)))
+            }
             "/healthz" => reply(StatusCode::OK, "text/plain", "ok\n"),
             "/readyz" if self.runtime.ready.load(Ordering::Relaxed) => reply(StatusCode::OK, "text/plain", "ready\n"),
             "/readyz" => reply(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
@@ -289,9 +294,9 @@ impl Surface {
 const STREAM: &str = "/api/v1/stream";
 const LOGIN: &str = "/api/v1/login";
 
-/// Health is for balancers and supervisors, which know no token; and who logs in does not have the cookie yet.
+/// Health is for balancers and supervisors, which know no token, and public keys are for everybody; and who logs in does not have the cookie yet.
 fn is_for_anybody(method: &Method, path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz") || (method == Method::POST && path == LOGIN)
+    matches!(path, "/healthz" | "/readyz" | "/.well-known/jwks.json") || (method == Method::POST && path == LOGIN)
 }
 
 fn refuse_entry() -> Reply {

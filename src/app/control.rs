@@ -1,6 +1,7 @@
 //! The control thread: signals, reloads, probes, names, and the admin surface.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::pool::{LoadWindow, SAMPLE_EVERY};
 use crate::probe;
 use crate::proxy::AccessLogs;
 use crate::runtime::{ReloadError, Reloaded, Runtime, Snapshot, watch};
+use crate::store::{self, Store};
 use crate::tasks::Owned;
 use crate::upstream::{Address, Target};
 
@@ -68,6 +70,7 @@ impl Control {
             Owned::spawn(admin::serve(admin, Arc::clone(&self.runtime), Some(reloads))),
             Owned::spawn(keep_time()),
             Owned::spawn(keep_names(Arc::clone(&self.runtime))),
+            Owned::spawn(keep_stores(Arc::clone(&self.runtime))),
             Owned::spawn(measure_load(Arc::clone(&self.runtime))),
             Owned::spawn(watch(Arc::clone(&self.runtime), move || {
                 // A full channel already holds the news.
@@ -239,6 +242,30 @@ fn bind_new(before: &Snapshot, after: &Snapshot) -> Result<HashMap<Box<str>, sup
 async fn keep_time() {
     loop {
         Clock::anchor();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Sees to stores: what has expired, what is owed, and what other proxies tell.
+async fn keep_stores(runtime: Arc<Runtime>) {
+    let mut kept: Vec<(Arc<Store>, Rc<store::Client>, Owned)> = Vec::new();
+    for turn in 0usize.. {
+        let snapshot = runtime.snapshot();
+        kept.retain(|(store, ..)| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
+        for store in &snapshot.stores {
+            if kept.iter().any(|(known, ..)| Arc::ptr_eq(known, store)) {
+                continue;
+            }
+            let client = store.client(runtime.metrics.control());
+            let (listening, told) = (Arc::clone(store), Arc::clone(&runtime));
+            let hearing = Owned::spawn(async move { listening.hear_of_ends(|sid| told.ended.note(&[sid])).await });
+            kept.push((Arc::clone(store), client, hearing));
+        }
+        for (store, client, _) in &kept {
+            store.sweep(turn);
+            client.pay_what_is_owed().await;
+        }
+        runtime.attempts.sweep(Clock::now());
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -168,6 +168,7 @@ async fn tick(ticker: Rc<Ticker>, connections: Rc<Connections>, conns: Rc<Conns>
         let now = Clock::now();
         ticker.advance(now);
         connections.sweep(now);
+        proxy.end_of_sessions();
         if number % SLOWLY == 0 {
             proxy.sweep(now);
             conns.sweep(now);

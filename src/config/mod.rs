@@ -12,6 +12,7 @@ mod problem;
 mod resolve;
 mod routes;
 mod schema;
+mod sessions;
 mod settings;
 pub mod vocabulary;
 
@@ -25,7 +26,7 @@ pub use problem::{Problem, Problems, Report, Severity};
 pub use schema::schema;
 pub use settings::{
     AccessLog, Action, Admin, AdminAddress, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings,
-    Process, Retry, Route, RouteRate, ServerEntry, Timeouts,
+    Process, Retry, Route, RouteRate, ServerEntry, SessionApi, SharedSettings, Timeouts,
 };
 
 /// A configuration that can be used, and what was noticed on the way.

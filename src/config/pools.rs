@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::document::{Located, Section};
 use super::listeners::authorities;
 use super::resolve::{Context, names_of};
+use super::sessions;
 use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
 use crate::affinity::{SameSite, Source, StickySettings};
 use crate::balance::Balance;
@@ -17,17 +18,20 @@ use crate::pool::{PinKind, PinRules, Queue, RetryBudget, ServerSettings, WhenUna
 use crate::probe;
 use crate::rate::Rate;
 use crate::routing::Authority;
+use crate::store;
 use crate::tls::{ClientSettings, ServerName};
 use crate::upstream::{Address, TargetSettings};
 
 /// Retries that are always allowed, however few requests are in flight.
 const RETRY_FLOOR: u32 = 10;
 
-pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<PoolSettings> {
+pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>, stores: &[store::Settings]) -> Vec<PoolSettings> {
+    let sections = &root.sections("pool");
+    let store_names = names_of(&root.sections("store"));
     context.check_unique("pool", &names_of(sections));
     let mut pools: Vec<PoolSettings> = Vec::new();
     for section in sections {
-        let Some(pool) = pool(context, section) else { continue };
+        let Some(pool) = pool(context, section, &store_names, stores) else { continue };
         let own = |sticky: &&StickySettings| sticky.source == Source::Cookie;
         let cookie = |pool: &PoolSettings| pool.sticky.as_ref().filter(own).map(|sticky| sticky.cookie.clone());
         let taken = pools.iter().find(|other| cookie(other).is_some() && cookie(other) == cookie(&pool));
@@ -37,18 +41,31 @@ pub(super) fn resolve(context: &Context<'_>, sections: &[Section<'_>]) -> Vec<Po
         }
         pools.push(pool);
     }
+    let shared: Vec<_> = pools.iter().map(|pool| pool.shared.clone()).collect();
+    if shared.len() == sections.len() {
+        sessions::check_realms(context, sections, &shared);
+    }
     pools
 }
 
-fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
+fn pool(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    store_names: &[Located<String>],
+    stores: &[store::Settings],
+) -> Option<PoolSettings> {
     let name = section.text("name")?;
     if name.value == "-" || name.value.is_empty() {
         context.error(name.span.clone(), "a pool needs a name (and \"-\" stands for none in metrics)", None);
     }
-    let sticky = section.word("mode", |mode| Some(mode == "sticky")).unwrap_or(false);
-    if !sticky && section.has("sticky") {
-        let message = "`[pool.sticky]` is only for pools with `mode = \"sticky\"`";
-        context.error(section.place("sticky"), message, None);
+    let mode = section.word("mode", |mode| Some(mode.to_owned())).unwrap_or_default();
+    let sticky = mode == "sticky";
+    let shared = mode == "shared";
+    for (key, owner) in [("sticky", sticky), ("shared", shared)] {
+        if !owner && section.has(key) {
+            let message = format!("`[pool.{key}]` is only for pools with `mode = \"{key}\"`");
+            context.error(section.place(key), message, None);
+        }
     }
     let host = section.text("host").and_then(|host| host_value(context, &host));
     let base = target(context, section);
@@ -57,6 +74,7 @@ fn pool(context: &Context<'_>, section: &Section<'_>) -> Option<PoolSettings> {
     let servers = servers.iter().filter_map(|server| server_entry(context, server, section, &base)).collect();
     let pool = PoolSettings {
         sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), section, &name.value)),
+        shared: shared.then(|| sessions::shared(context, section, &name.value, store_names, stores)).flatten(),
         pins: pin_rules(context, &section.section("sticky")),
         balance: section.word("balance", Balance::from_word).unwrap_or(Balance::P2c),
         health: probe_settings(context, section, host.clone()),

@@ -14,7 +14,7 @@ use toml::de::DeTable;
 use super::document::{Located, Section};
 use super::problem::Problems;
 use super::settings::{AccessLog, Admin, AdminAddress, AdminContact, Configuration, Process};
-use super::{listeners, pools, routes};
+use super::{listeners, pools, routes, sessions};
 use crate::headers::ForwardedBy;
 use crate::keys::{KeyRing, RingKey, Token};
 
@@ -34,6 +34,16 @@ impl Context<'_> {
     pub(super) fn path(&self, written: &str) -> PathBuf {
         let path = self.directory.join(written);
         self.files.borrow_mut().push(path.clone());
+        path
+    }
+
+    /// A path that is written to, and not watched.
+    pub(super) fn data_path(&self, written: &Located<String>) -> PathBuf {
+        let path = self.directory.join(&written.value);
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if directory.is_some_and(|directory| !directory.is_dir()) {
+            self.error(written.span.clone(), format!("the directory of {} does not exist", path.display()), None);
+        }
         path
     }
 
@@ -76,14 +86,19 @@ pub(super) fn resolve(
     let ring = ring(&context, &root.section("keys"));
     let admin = admin(&context, &root.section("admin"));
     let listeners = listeners::resolve(&context, &root.sections("listener"), &process);
-    let pools = pools::resolve(&context, &root.sections("pool"));
+    let stores = sessions::stores(&context, &root);
+    let pools = pools::resolve(&context, &root, &stores);
     let routes = routes::resolve(&context, &root);
+    let has_shared = pools.iter().any(|pool| pool.shared.is_some());
+    let session_api = sessions::session_api(&context, &root, has_shared);
     let configuration = ring.zip(admin).map(|(ring, admin)| Configuration {
         process,
         ring: Arc::new(ring),
         admin: Arc::new(admin),
         listeners,
         routes,
+        stores,
+        session_api,
         pools,
     });
     (configuration, context.files.into_inner())
@@ -190,7 +205,7 @@ fn ring_key(context: &Context<'_>, text: &Located<String>) -> Option<RingKey> {
 }
 
 /// "file:PATH" or "env:NAME".
-fn secret(context: &Context<'_>, text: &Located<String>) -> Option<String> {
+pub(super) fn secret(context: &Context<'_>, text: &Located<String>) -> Option<String> {
     let read = if let Some(path) = text.value.strip_prefix("file:") {
         let path = context.path(path);
         std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
@@ -216,7 +231,7 @@ pub(super) fn admin_contact(document: &DeTable<'_>, path: &Path, problems: &Prob
     })
 }
 
-fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Option<AdminAddress> {
+pub(super) fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Option<AdminAddress> {
     let address = section.text("address")?;
     match address.value.strip_prefix("unix:") {
         Some("") => {

@@ -6,7 +6,7 @@ use super::document::{Located, Section};
 use super::headers;
 use super::resolve::{Context, names_of};
 use super::settings::{Action, Route, RouteRate};
-use crate::names::RateBy;
+use crate::names::{RateBy, SessionNeed};
 use crate::rate::Rate;
 use crate::routing::{HostPattern, RouteMatch, RouteTable, prefix};
 
@@ -37,7 +37,7 @@ fn route(
     let request_headers = headers::resolve(context, &section.section("request_headers"));
     let response_headers = headers::resolve(context, &section.section("response_headers"));
     if matches!(action, Some(Action::Respond { .. } | Action::Redirect(_))) {
-        for key in ["strip_prefix", "request_headers", "sticky", "body_bytes", "rate"]
+        for key in ["strip_prefix", "request_headers", "sticky", "body_bytes", "rate", "session", "login_url"]
             .into_iter()
             .filter(|key| section.has(key))
         {
@@ -55,6 +55,17 @@ fn route(
         is_sticky && source.is_some_and(|source| matches!(source.as_str(), "cookie" | "learned"))
     };
     let knows_sessions = section.flag("sticky") && pool.is_some_and(knows_sessions);
+    let keeps = |pool: &Section<'_>| {
+        let is_shared = pool.word("mode", |mode| Some(mode == "shared")).unwrap_or(false);
+        is_shared && pool.section("shared").word("held_by", |word| Some(word == "proxy")).unwrap_or(true)
+    };
+    for key in ["session", "login_url"].into_iter().filter(|key| section.has(key)) {
+        if pool.is_some_and(|pool| !keeps(pool)) {
+            let message = format!("`{key}` is for routes to pools whose sessions the proxy keeps: `mode = \"shared\"`");
+            context.error(section.place(key), message, None);
+        }
+    }
+    let session = section.word("session", SessionNeed::from_word).unwrap_or(SessionNeed::Optional);
     let matches = matches?;
     let host = section.text("host").map_or_else(|| "*".to_owned(), |host| host.value);
     Some(Route {
@@ -67,7 +78,21 @@ fn route(
         body_bytes: section.size("body_bytes"),
         sticky: section.flag("sticky"),
         rate: rate(context, section, knows_sessions),
+        session,
+        login_url: login_url(context, section),
     })
+}
+
+/// A path of the same host, or a URL.
+fn login_url(context: &Context<'_>, section: &Section<'_>) -> Option<Box<str>> {
+    let text = section.text("login_url")?;
+    let is_path = text.value.starts_with('/') && !text.value.starts_with("//");
+    let fits = text.value.parse::<http::Uri>().is_ok_and(|uri| is_path || uri.authority().is_some());
+    if !fits {
+        let help = "a path, as \"/login\", or a URL".to_owned();
+        context.error(text.span, format!("\"{}\" is no place to log in", text.value), help);
+    }
+    Some(text.value.into())
 }
 
 fn rate(context: &Context<'_>, route: &Section<'_>, knows_sessions: bool) -> Option<RouteRate> {

@@ -15,12 +15,13 @@ use crate::balance::Balance;
 use crate::headers::ForwardedBy;
 use crate::health::OutlierSettings;
 use crate::keys::{KeyRing, Token};
-use crate::names::RateBy;
+use crate::names::{HeldBy, OnStoreError, RateBy, SessionNeed};
 use crate::pool::{PinRules, RetryBudget, ServerSettings};
 use crate::rate::Rate;
 use crate::routing::RouteMatch;
+use crate::session::Rules;
 use crate::upstream::TargetSettings;
-use crate::{listener, probe, tls};
+use crate::{listener, probe, store, tls};
 
 /// Everything that one file says.
 pub struct Configuration {
@@ -29,6 +30,8 @@ pub struct Configuration {
     pub admin: Arc<Admin>,
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
+    pub stores: Vec<store::Settings>,
+    pub session_api: Option<SessionApi>,
     pub pools: Vec<PoolSettings>,
 }
 
@@ -89,6 +92,15 @@ impl std::fmt::Display for AdminAddress {
     }
 }
 
+/// `[session_api]`.
+#[derive(Clone)]
+pub struct SessionApi {
+    pub address: AdminAddress,
+    /// How servers find this proxy's own.
+    pub advertise: Box<str>,
+    pub tls: Option<tls::Settings>,
+}
+
 /// `[[listener]]`.
 pub struct Listener {
     pub settings: listener::Settings,
@@ -108,6 +120,9 @@ pub struct Route {
     pub body_bytes: u64,
     pub sticky: bool,
     pub rate: Option<RouteRate>,
+    pub session: SessionNeed,
+    /// Where navigations without a session that need one are sent.
+    pub login_url: Option<Box<str>>,
 }
 
 /// `rate` of a route.
@@ -154,6 +169,8 @@ pub struct PoolSettings {
     pub balance: Balance,
     /// With `mode = "sticky"`.
     pub sticky: Option<StickySettings>,
+    /// With `mode = "shared"`.
+    pub shared: Option<SharedSettings>,
     pub pins: PinRules,
     /// The Host that servers see; none: as the client sent it.
     pub host: Option<HeaderValue>,
@@ -171,6 +188,33 @@ pub struct PoolSettings {
     pub slow_start: Option<Duration>,
     /// `[pool.rebalance] moves_per_second`.
     pub rebalance: Option<Rate>,
+}
+
+/// `[pool.shared]`.
+#[derive(Clone, Debug)]
+pub struct SharedSettings {
+    pub held_by: HeldBy,
+    /// The store at this position.
+    pub store: usize,
+    pub realm: Box<str>,
+    /// With its `__Host-` prefix; or the application's own.
+    pub cookie: Box<str>,
+    pub rules: Rules,
+    /// Data of more bytes is left to the side API.
+    pub inline_bytes: usize,
+    pub on_store_error: OnStoreError,
+    /// What browsers are to forget at a logout.
+    pub clear_site_data: Option<HeaderValue>,
+    /// How often the sessions of open tunnels are looked at.
+    pub tunnel_recheck: Duration,
+}
+
+impl SharedSettings {
+    /// The cookie's name where the browser sees http: prefixes need TLS.
+    pub fn plain_cookie(&self) -> &str {
+        let bare = self.cookie.strip_prefix("__Host-").unwrap_or(&self.cookie);
+        bare.strip_prefix("Http-").unwrap_or(bare)
+    }
 }
 
 /// `[[pool.server]]`.

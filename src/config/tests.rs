@@ -188,6 +188,8 @@ fn every_key_is_in_the_example() {
                 "route.respond",
                 "route.rate",
                 "pool.sticky.queue",
+                "store.breaker",
+                "session_api.tls",
             ]
             .contains(&table.path)
             {

@@ -134,10 +134,48 @@ pub fn unsafe_names(headers: &HeaderMap) -> Vec<HeaderName> {
     headers.keys().filter(|name| !name.as_str().bytes().all(plain)).cloned().collect()
 }
 
+/// The names by which proxy and servers speak of sessions: nobody else's.
+const RESERVED: &str = "steadfast-";
+
+/// Whether a server might take this name for one of ours that only the proxy may say, whatever it makes of `_` and `.`.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let begins = |prefix: &str| name.as_str().bytes().map(plain).take(prefix.len()).eq(prefix.bytes());
+    begins(RESERVED)
+}
+
+/// Whether a server might take this name, which is not of plain bytes, for one that the proxy writes.
+pub fn is_alias_of_ours(name: &HeaderName) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let ours = [
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        X_FORWARDED_HOST,
+        X_FORWARDED_PORT,
+        FORWARDED,
+        X_REAL_IP,
+        X_REQUEST_ID,
+        CLIENT_CERT,
+        CLIENT_CERT_CHAIN,
+    ];
+    ours.iter().any(|other| other != name && name.as_str().bytes().map(plain).eq(other.as_str().bytes()))
+}
+
+/// Removes every reserved name.
+pub fn remove_reserved(headers: &mut HeaderMap) {
+    if headers.keys().any(is_reserved) {
+        let names: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
 /// Removes from a request's trailers what servers that merge them into the headers would believe: whatever routes,
 /// frames or authenticates (RFC 9110, section 6.5.1), and what only the proxy may say.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
+    remove_reserved(trailers);
     let ours =
         [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT, FORWARDED, X_REAL_IP, X_REQUEST_ID];
     let standard = [

@@ -22,7 +22,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use crate::names::{CodeClass, Decision, HeaderReason, Limit, Outcome, RateBy, Verdict};
+use crate::names::{
+    CodeClass, Decision, HeaderReason, Limit, Outcome, RateBy, SessionEvent, StoreFault, StoreOp, Verdict,
+};
 
 /// Exchanges by class of status, and how long they took.
 #[derive(Default)]
@@ -73,6 +75,8 @@ pub struct PoolCells {
     pub disagreements: Cell,
     /// Exchanges that no server answered.
     pub unserved: ServedCells,
+    /// What happened to sessions.
+    pub session_events: [Cell; SessionEvent::ALL.len()],
 }
 
 /// Counters of one pool.
@@ -114,6 +118,31 @@ impl PoolMetrics {
     }
 }
 
+/// What one worker counts of one store.
+#[derive(Default)]
+struct StoreCells {
+    took: [DurationCells; StoreOp::ALL.len()],
+    failed: [[Cell; StoreFault::ALL.len()]; StoreOp::ALL.len()],
+}
+
+/// Counters of one session store.
+pub struct StoreMetrics {
+    name: Box<str>,
+    cells: PerWorker<StoreCells>,
+}
+
+impl StoreMetrics {
+    /// Counts an operation on the network.
+    pub fn took(&self, worker: WorkerId, op: StoreOp, span: Duration) {
+        self.cells.of(worker).took[op.index()].observe(span);
+    }
+
+    /// Counts one that failed.
+    pub fn failed(&self, worker: WorkerId, op: StoreOp, fault: StoreFault) {
+        self.cells.of(worker).failed[op.index()][fault.index()].add(1);
+    }
+}
+
 /// TLS versions as labels, and none for plain HTTP.
 pub const TLS_VERSIONS: [&str; 2] = ["1.2", "1.3"];
 /// HTTP versions as labels.
@@ -149,6 +178,7 @@ pub struct Metrics {
     workers: usize,
     pools: RwLock<Vec<Arc<PoolMetrics>>>,
     listeners: RwLock<Vec<Arc<ListenerMetrics>>>,
+    stores: RwLock<Vec<Arc<StoreMetrics>>>,
     proxy: PerWorker<ProxyCells>,
     entries_refused: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -168,12 +198,24 @@ impl Metrics {
             workers,
             pools: RwLock::default(),
             listeners: RwLock::default(),
+            stores: RwLock::default(),
             proxy: PerWorker::new(workers),
             entries_refused: AtomicU64::new(0),
             reloads: Default::default(),
             last_reload: AtomicU64::new(0),
             live: RwLock::default(),
         })
+    }
+
+    /// The counters of the store of this name, made on first use.
+    pub fn store(&self, name: &str) -> Arc<StoreMetrics> {
+        let mut stores = self.stores.write();
+        if let Some(found) = stores.iter().find(|store| &*store.name == name) {
+            return Arc::clone(found);
+        }
+        let made = Arc::new(StoreMetrics { name: name.into(), cells: PerWorker::new(self.workers) });
+        stores.push(Arc::clone(&made));
+        made
     }
 
     /// The buckets of the control thread.
@@ -262,6 +304,7 @@ impl Metrics {
         let mut families = self.pool_families();
         families.extend(self.listener_families());
         families.extend(self.proxy_families());
+        families.extend(self.session_families());
         let mut gauges = LiveGauges::new();
         if let Some(live) = &*self.live.read() {
             live.describe(&mut gauges);
@@ -329,6 +372,41 @@ impl Metrics {
             }
         }
         vec![requests, durations, affinity, regret, disagreements, attempts, waits]
+    }
+
+    fn session_families(&self) -> Vec<Family> {
+        let mut events = Family::counter("steadfast_session_events_total", "What happened to sessions.");
+        for pool in self.pools.read().iter() {
+            for event in SessionEvent::ALL {
+                let count = pool.cells.sum(|cells| cells.session_events[event.index()].get());
+                if count > 0 {
+                    events.value(&[("pool", &*pool.name), ("event", event.as_str())], count as f64);
+                }
+            }
+        }
+        let mut took = Family::histogram(
+            "steadfast_store_operation_seconds",
+            "Operations on session stores on the network, by what was asked.",
+        );
+        let mut failed = Family::counter("steadfast_store_errors_total", "Operations on session stores that failed.");
+        for store in self.stores.read().iter() {
+            for op in StoreOp::ALL {
+                let of = |at: usize| store.cells.sum(|cells| cells.took[op.index()].buckets[at].get());
+                let buckets: [u64; BOUNDS.len() + 1] = std::array::from_fn(of);
+                if buckets.iter().any(|count| *count > 0) {
+                    let nanos = store.cells.sum(|cells| cells.took[op.index()].nanos.get());
+                    took.histogram_value(&[("store", &*store.name), ("op", op.as_str())], &buckets, nanos);
+                }
+                for fault in StoreFault::ALL {
+                    let count = store.cells.sum(|cells| cells.failed[op.index()][fault.index()].get());
+                    if count > 0 {
+                        let labels = [("store", &*store.name), ("op", op.as_str()), ("error", fault.as_str())];
+                        failed.value(&labels, count as f64);
+                    }
+                }
+            }
+        }
+        vec![events, took, failed]
     }
 
     fn listener_families(&self) -> Vec<Family> {

@@ -9,6 +9,7 @@ use http_body::Body as _;
 use super::attempt::Attempted;
 use super::error::{Error, Kind};
 use super::exchange::{Exchange, ReplyBody};
+use super::session::Visit;
 use super::{Worker, reply};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
@@ -32,12 +33,14 @@ pub(super) enum Answer {
 }
 
 /// Turns a server's response into the client's.
+#[allow(clippy::too_many_arguments, reason = "the facts of one exchange, each from another step")]
 pub(super) async fn from_server(
     worker: &Worker,
     exchange: &mut Exchange,
     route: &Route,
     entry: &PoolEntry,
     recalled: &Recalled,
+    visit: Option<&Visit>,
     https: bool,
     attempted: Attempted,
 ) -> Answer {
@@ -49,8 +52,15 @@ pub(super) async fn from_server(
     let protocol = response.headers().get(header::UPGRADE).cloned();
     // What the server speaks is between it and us.
     *response.version_mut() = Version::HTTP_11;
+    if let Some(visit) = visit {
+        if let Err(error) = visit.conclude(exchange, response.headers_mut()).await {
+            return Answer::Error(error);
+        }
+        exchange.watch = visit.watch();
+    }
     let headers = response.headers_mut();
     headers::remove_hop_by_hop(headers);
+    headers::remove_reserved(headers);
     route.response_headers.apply(headers);
     add_pin(worker, exchange, entry, recalled, https, server, headers);
     if entry.debug_headers {
@@ -76,7 +86,12 @@ fn add_pin(
     server: usize,
     headers: &mut HeaderMap,
 ) {
-    let Some(affinity) = &entry.pool.affinity else { return };
+    let Some(affinity) = &entry.pool.affinity else {
+        if let Some(session) = exchange.session {
+            entry.pool.servers[server].state.sessions.note(session, exchange.arrived, entry.session_window);
+        }
+        return;
+    };
     let now = Clock::wall(exchange.arrived);
     // A momentary cap must not re-pin a session for good: its next request goes home.
     let away_for_a_moment = exchange.verdict == Some(Verdict::Moved(MovedWhy::Full));

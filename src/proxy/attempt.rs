@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 
 use super::error::{Error, Kind};
 use super::exchange::Exchange;
+use super::session::Visit;
 use super::{Admitted, Worker};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
@@ -62,6 +63,8 @@ enum Next {
 struct Attempts<'a> {
     worker: &'a Rc<Worker>,
     entry: &'a PoolEntry,
+    /// The session, where the proxy keeps it.
+    visit: Option<&'a Visit>,
     https: bool,
     body: RequestBody,
     wants_upgrade: bool,
@@ -86,6 +89,7 @@ pub(super) async fn run(
     exchange: &mut Exchange,
     entry: &PoolEntry,
     recalled: &Recalled,
+    visit: Option<&Visit>,
     https: bool,
     admitted: Admitted,
 ) -> Result<Attempted, Error> {
@@ -93,7 +97,7 @@ pub(super) async fn run(
     let Parts { method, uri, headers, .. } = parts;
     let head = Head { method, uri, headers };
     let stall = exchange.downstream.endpoint.settings.times.idle;
-    let mut attempts = Attempts { worker, entry, https, body, wants_upgrade, stall, head, seen: 0, retry: None };
+    let mut attempts = Attempts { worker, entry, visit, https, body, wants_upgrade, stall, head, seen: 0, retry: None };
     let mut tried = Tried::default();
     let mut last: Option<Error> = None;
     exchange.uses = entry.pool.use_session(recalled.preference);
@@ -142,7 +146,7 @@ async fn choose(
     let alone = exchange.uses.as_ref().is_none_or(|uses| uses.alone) && !again;
     let mut now = if again { Clock::now() } else { exchange.arrived };
     loop {
-        let ask = Ask { preference, tried, key: address_key(exchange), worker: worker.id, now, may_wait, alone };
+        let ask = Ask { preference, tried, key: balance_key(exchange, entry), worker: worker.id, now, may_wait, alone };
         let picked = entry.pool.pick(&ask, &mut worker.random.borrow_mut());
         let full = match &picked {
             Ok(Picked::Server(pick)) => pick.verdict == Verdict::Moved(MovedWhy::Full),
@@ -188,6 +192,12 @@ async fn wait_in_line(worker: &Worker, waiting: Waiting, timeout: Duration) -> O
         deadline.poll(cx).map(|()| None)
     })
     .await
+}
+
+/// What `hash` hashes: the session, where the pool keeps them somewhere else than on its servers.
+fn balance_key(exchange: &Exchange, entry: &PoolEntry) -> u64 {
+    let is_shared = entry.shared.is_some() || entry.counted_cookie.is_some();
+    exchange.session.filter(|_| is_shared).unwrap_or_else(|| address_key(exchange))
 }
 
 /// What `hash` hashes where no session is known: the client's address.
@@ -263,6 +273,9 @@ impl Attempts<'_> {
         let Head { method, mut uri, mut headers } = self.head.clone();
         if let Some(host) = &self.entry.host {
             headers.insert(header::HOST, host.clone());
+        }
+        if let Some(visit) = self.visit {
+            visit.begin_attempt(&mut headers);
         }
         let version = if target.settings.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let body = self.body.attempt();

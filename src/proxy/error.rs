@@ -1,6 +1,6 @@
 //! Why an exchange gets no answer from a server.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::names::{HeaderReason, words};
 
@@ -38,6 +38,20 @@ pub(super) enum Kind {
     FirstByteTimedOut,
     /// The server answered something that cannot be passed on.
     BadResponse,
+    /// Two session cookies: whose session it is cannot be told.
+    TwoSessions,
+    /// The route is for those who have logged in.
+    LoginRequired,
+    /// The session has changed or ended meanwhile. `ran`: a server has run an unsafe request.
+    SessionConflict {
+        ran: bool,
+    },
+    /// The session store does not answer.
+    SessionStore {
+        ran: bool,
+    },
+    /// The server said something about the session that cannot be followed.
+    BadDirective,
 }
 
 /// One error of one exchange.
@@ -46,15 +60,17 @@ pub(super) struct Error {
     pub(super) kind: Kind,
     /// For the log, never for the client.
     pub(super) detail: Option<String>,
+    /// A Set-Cookie line that goes out with it.
+    pub(super) cookie: Option<HeaderValue>,
 }
 
 impl Error {
     pub(super) const fn new(kind: Kind) -> Self {
-        Error { kind, detail: None }
+        Error { kind, detail: None, cookie: None }
     }
 
     pub(super) fn because(kind: Kind, why: &dyn std::fmt::Display) -> Self {
-        Error { kind, detail: Some(why.to_string()) }
+        Error { kind, detail: Some(why.to_string()), cookie: None }
     }
 }
 
@@ -66,13 +82,20 @@ impl Kind {
             | Kind::BodyTooLarge
             | Kind::BodyMalformed
             | Kind::BodyStalled
-            | Kind::ClientGone => Side::Downstream,
-            Kind::NoRoute | Kind::NoServer | Kind::RateExceeded { .. } => Side::Local,
+            | Kind::ClientGone
+            | Kind::TwoSessions
+            | Kind::LoginRequired => Side::Downstream,
+            Kind::NoRoute
+            | Kind::NoServer
+            | Kind::RateExceeded { .. }
+            | Kind::SessionConflict { .. }
+            | Kind::SessionStore { .. } => Side::Local,
             Kind::ConnectFailed
             | Kind::ConnectTimedOut
             | Kind::Broken
             | Kind::FirstByteTimedOut
-            | Kind::BadResponse => Side::Upstream,
+            | Kind::BadResponse
+            | Kind::BadDirective => Side::Upstream,
         }
     }
 
@@ -80,14 +103,16 @@ impl Kind {
         match self {
             Kind::Head(HeaderReason::TransferCoding | HeaderReason::Method) => StatusCode::NOT_IMPLEMENTED,
             Kind::Head(HeaderReason::Misdirected) => StatusCode::MISDIRECTED_REQUEST,
-            Kind::Head(_) | Kind::BodyMalformed | Kind::ClientGone => StatusCode::BAD_REQUEST,
+            Kind::Head(_) | Kind::BodyMalformed | Kind::ClientGone | Kind::TwoSessions => StatusCode::BAD_REQUEST,
+            Kind::LoginRequired => StatusCode::UNAUTHORIZED,
+            Kind::SessionConflict { .. } => StatusCode::CONFLICT,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::NoRoute => StatusCode::NOT_FOUND,
             Kind::RateExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Kind::NoServer => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::ConnectFailed | Kind::Broken | Kind::BadResponse => StatusCode::BAD_GATEWAY,
+            Kind::NoServer | Kind::SessionStore { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::ConnectFailed | Kind::Broken | Kind::BadResponse | Kind::BadDirective => StatusCode::BAD_GATEWAY,
             Kind::ConnectTimedOut | Kind::FirstByteTimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -115,6 +140,11 @@ impl Kind {
             Kind::Broken => "The server ended the connection without an answer.",
             Kind::FirstByteTimedOut => "The server did not answer in time.",
             Kind::BadResponse => "The server's answer could not be understood.",
+            Kind::TwoSessions => "The request has two session cookies, and it cannot be told which one is meant.",
+            Kind::LoginRequired => "This is for those who have logged in.",
+            Kind::SessionConflict { .. } => "The session was changed or ended while the request was on its way.",
+            Kind::SessionStore { .. } => "Sessions cannot be read or written now. Please try again shortly.",
+            Kind::BadDirective => "The server's answer about the session could not be followed.",
         }
     }
 
@@ -135,16 +165,27 @@ impl Kind {
             Kind::Broken => "broken",
             Kind::FirstByteTimedOut => "first_byte_timed_out",
             Kind::BadResponse => "bad_response",
+            Kind::TwoSessions => "two_sessions",
+            Kind::LoginRequired => "login_required",
+            Kind::SessionConflict { .. } => "session_conflict",
+            Kind::SessionStore { .. } => "session_store",
+            Kind::BadDirective => "bad_directive",
         }
     }
 
     /// In how many seconds it is worth another try, where that is known.
     pub(super) const fn retry_after(self) -> Option<u32> {
         match self {
-            Kind::NoServer => Some(1),
+            // Whoever sends an unsafe request again might have it done twice.
+            Kind::NoServer | Kind::SessionStore { ran: false } => Some(1),
             Kind::RateExceeded { retry_after } => Some(retry_after),
             _ => None,
         }
+    }
+
+    /// Whether a server has run an unsafe request whose outcome the client is not told.
+    pub(super) const fn has_run(self) -> bool {
+        matches!(self, Kind::SessionConflict { ran: true } | Kind::SessionStore { ran: true })
     }
 
     /// Whether what follows on the client's connection can no longer be told from the body.

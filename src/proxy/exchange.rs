@@ -18,6 +18,7 @@ use super::access_log::Record;
 use super::error::{Error, Kind};
 use super::identify::Identity;
 use super::long_lived::{Abandon, StayGuard};
+use super::session::Watch;
 use super::{Worker, reply};
 use crate::clock::{Clock, Moment};
 use crate::headers::{self, OwnHop};
@@ -60,6 +61,8 @@ pub(super) struct Exchange {
     status: Option<u16>,
     bytes_out: u64,
     pub(super) session: Option<u64>,
+    /// Its session, for what lasts longer than the answer.
+    pub(super) watch: Option<Watch>,
     error: Option<&'static str>,
     log: Option<Box<LogFacts>>,
 }
@@ -131,6 +134,7 @@ impl Exchange {
             status: None,
             bytes_out: 0,
             session: None,
+            watch: None,
             error: None,
             log,
             downstream,
@@ -167,9 +171,9 @@ impl Exchange {
     }
 
     /// It may last for hours now.
-    pub(super) fn stay(&self, kind: LongLivedKind) -> Option<StayGuard> {
+    pub(super) fn stay(&mut self, kind: LongLivedKind) -> Option<StayGuard> {
         let server = self.guard.as_ref()?.state();
-        Some(self.worker.long_lived.enter(kind, server))
+        Some(self.worker.long_lived.enter(kind, server, self.watch.take()))
     }
 
     /// The worker that serves it.
@@ -400,10 +404,15 @@ type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 impl Reply {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        let polled = match &mut self.source {
+        let mut polled = match &mut self.source {
             Source::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Server(body) => Pin::new(body).poll_frame(cx),
         };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::remove_reserved(trailers);
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.exchange.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;

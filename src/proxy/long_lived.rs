@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use crate::clock::Moment;
+use super::session::Watch;
+use crate::clock::{Clock, Moment};
 use crate::names::LongLivedKind;
 use crate::pool::ServerState;
+use crate::session::Sid;
+use crate::tasks;
 
 /// The long-lived exchanges of one worker.
 #[derive(Default)]
@@ -22,6 +25,8 @@ pub(super) struct LongLived {
 /// One long-lived exchange.
 struct Stay {
     server: Arc<ServerState>,
+    /// Whose it is, where the proxy keeps sessions, and when that is to be looked at again.
+    session: Option<(Watch, Cell<Moment>)>,
     is_over: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// What can be let go of whoever does not look any more: a client that takes nothing is never asked for more.
@@ -51,10 +56,19 @@ impl Stay {
 
 impl LongLived {
     /// Notes one more, for as long as the guard lives.
-    pub(super) fn enter(self: &Rc<Self>, kind: LongLivedKind, server: &Arc<ServerState>) -> StayGuard {
+    pub(super) fn enter(
+        self: &Rc<Self>,
+        kind: LongLivedKind,
+        server: &Arc<ServerState>,
+        watch: Option<Watch>,
+    ) -> StayGuard {
         server.long_lived[kind.index()].fetch_add(1, Ordering::Relaxed);
         let stay = Rc::new(Stay {
             server: Arc::clone(server),
+            session: watch.map(|watch| {
+                let first = Clock::now() + watch.every();
+                (watch, Cell::new(first))
+            }),
             is_over: Cell::new(false),
             waker: RefCell::new(None),
             abandoned: RefCell::new(None),
@@ -71,6 +85,7 @@ impl LongLived {
 
     /// Ends those on servers whose drain has had its time, and lets go of those that did not end since the last sweep.
     pub(super) fn sweep(&self, now: Moment) {
+        self.recheck(now);
         // Letting go ends a stay, which leaves the table: it must not be borrowed then.
         let under_way = self.under_way.borrow();
         let late = under_way.values().filter(|stay| stay.server.wishes.is_drained(now));
@@ -78,6 +93,32 @@ impl LongLived {
         drop(under_way);
         for stay in late {
             if stay.is_over.get() { stay.let_go() } else { stay.end() }
+        }
+    }
+
+    /// Ends those of these sessions.
+    pub(super) fn end_sessions(&self, ended: &[Sid]) {
+        let under_way = self.under_way.borrow();
+        let of = |stay: &&Rc<Stay>| stay.session.as_ref().is_some_and(|(watch, _)| ended.contains(&watch.sid));
+        under_way.values().filter(of).for_each(|stay| stay.end());
+    }
+
+    /// Looks whether sessions still are, each in its own time. What ends them does so with the store's deadline.
+    fn recheck(&self, now: Moment) {
+        for stay in self.under_way.borrow().values() {
+            let Some((watch, due)) = &stay.session else { continue };
+            if due.get() > now || stay.is_over.get() {
+                continue;
+            }
+            due.set(now + watch.every());
+            let stay = Rc::clone(stay);
+            tasks::spawn(async move {
+                if let Some((watch, _)) = &stay.session
+                    && !watch.lives().await
+                {
+                    stay.end();
+                }
+            });
         }
     }
 

@@ -17,8 +17,9 @@ mod exchange;
 mod identify;
 mod long_lived;
 mod reply;
+mod session;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -44,6 +45,9 @@ use crate::metrics::{NO_POOL, PoolMetrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit, NoneWhy, RateBy, Verdict};
 use crate::routing;
 use crate::runtime::{PoolEntry, Runtime, Snapshot};
+use crate::session::Sid;
+use crate::store::Client;
+use crate::tasks;
 use crate::upstream::{Conns, RequestBody};
 
 /// Answers exchanges on one worker.
@@ -61,6 +65,9 @@ pub struct Worker {
     no_pool: Arc<PoolMetrics>,
     logs: Option<Arc<AccessLogs>>,
     long_lived: Rc<LongLived>,
+    sessions: session::Sessions,
+    /// How many ended sessions this worker has heard of.
+    ended_seen: Cell<u64>,
 }
 
 impl Proxy {
@@ -77,12 +84,34 @@ impl Proxy {
         let no_pool = runtime.metrics.pool(NO_POOL);
         let random = RefCell::new(random);
         let long_lived = Rc::default();
-        Proxy(Rc::new(Worker { id, runtime, snapshot, conns, ticker, random, no_pool, logs, long_lived }))
+        Proxy(Rc::new(Worker {
+            id,
+            runtime,
+            snapshot,
+            conns,
+            ticker,
+            random,
+            no_pool,
+            logs,
+            long_lived,
+            sessions: session::Sessions::default(),
+            ended_seen: Cell::new(0),
+        }))
     }
 
     /// Ends the tunnels and event streams of servers whose drain has had its time. To be called about once a second.
     pub fn sweep(&self, now: Moment) {
         self.0.long_lived.sweep(now);
+    }
+
+    /// Ends the tunnels and event streams of sessions that have ended; to be called often.
+    pub fn end_of_sessions(&self) {
+        let mut seen = self.0.ended_seen.get();
+        let ended = self.0.runtime.ended.since(&mut seen);
+        self.0.ended_seen.set(seen);
+        if !ended.is_empty() {
+            self.0.long_lived.end_sessions(&ended);
+        }
     }
 
     /// Ends all tunnels and event streams, each as its protocol has it; says how many there are.
@@ -136,7 +165,7 @@ impl Worker {
     async fn serve(
         self: &Rc<Self>,
         exchange: &mut Exchange,
-        snapshot: &Snapshot,
+        snapshot: &Rc<Arc<Snapshot>>,
         parts: Parts,
         incoming: Incoming,
     ) -> Result<answer::Answer, Error> {
@@ -150,21 +179,36 @@ impl Worker {
             return Ok(answer::Answer::Local(reply::redirect_to_https(&identity, port, &parts.uri)));
         }
         let (route, path) = self.route(exchange, snapshot, &identity, &parts)?;
-        let entry = match &route.action {
+        let (at, entry) = match &route.action {
             Action::Respond { status, body } => {
                 return Ok(answer::Answer::Local(reply::fixed(*status, body.clone(), &route.response_headers)));
             }
             Action::Redirect(to) => {
                 return Ok(answer::Answer::Local(reply::redirect(to, &path, &parts.uri, &route.response_headers)));
             }
-            Action::Pool(pool) => &snapshot.pools[*pool],
+            Action::Pool(pool) => (*pool, &snapshot.pools[*pool]),
         };
         let https = identity.hop.origin.https;
         let recalled = self.recall(exchange, route, entry, &parts, https);
         self.limit_rate(exchange, snapshot, route, &recalled)?;
+        if let Some(cookie) = &entry.counted_cookie {
+            session::count_only(exchange, cookie, &parts);
+        }
+        let kept = session::is_kept(entry, route);
+        let coming = kept.map(|pool| (session::Coming::of(&pool.settings, &parts, &identity), pool));
         let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
-        let attempted = attempt::run(self, exchange, entry, &recalled, https, admitted).await?;
-        Ok(answer::from_server(self, exchange, route, entry, &recalled, https, attempted).await)
+        let visit = match coming {
+            None => None,
+            Some((coming, pool)) => {
+                match session::enter(self, exchange, snapshot, route, (at, pool), coming, &admitted.parts.uri).await? {
+                    session::Entry::Goes(visit) => Some(visit),
+                    session::Entry::ToLogin(reply) => return Ok(answer::Answer::Local(reply)),
+                }
+            }
+        };
+        let visit = visit.as_ref();
+        let attempted = attempt::run(self, exchange, entry, &recalled, visit, https, admitted).await?;
+        Ok(answer::from_server(self, exchange, route, entry, &recalled, visit, https, attempted).await)
     }
 
     /// Counts a request whose head is refused.
@@ -247,17 +291,37 @@ impl Worker {
     }
 
     fn clean_names(&self, unsafe_names: UnsafeNames, headers: &mut HeaderMap) -> Result<(), Error> {
+        let count = |decision| self.runtime.metrics.header_decision(self.id, decision, HeaderReason::UnsafeName);
+        if headers.keys().any(headers::is_reserved) {
+            count(Decision::Stripped);
+            headers::remove_reserved(headers);
+        }
         if unsafe_names == UnsafeNames::Pass {
+            for name in headers::unsafe_names(headers).into_iter().filter(headers::is_alias_of_ours) {
+                count(Decision::Stripped);
+                headers.remove(name);
+            }
             return Ok(());
         }
         for name in headers::unsafe_names(headers) {
             if unsafe_names == UnsafeNames::Reject {
                 return Err(self.refuse(HeaderReason::UnsafeName));
             }
-            self.runtime.metrics.header_decision(self.id, Decision::Stripped, HeaderReason::UnsafeName);
+            count(Decision::Stripped);
             headers.remove(name);
         }
         Ok(())
+    }
+
+    /// Sessions have ended: what is open of theirs is closed here at once, and elsewhere as soon as it is told.
+    fn end_sessions(&self, client: &Rc<Client>, ended: &[Sid]) {
+        if ended.is_empty() {
+            return;
+        }
+        self.runtime.ended.note(ended);
+        let (client, ended) = (Rc::clone(client), ended.to_vec());
+        // It ends with the store's deadline.
+        tasks::spawn(async move { client.tell_of_ends(&ended).await });
     }
 
     /// What the request says about where it belongs.

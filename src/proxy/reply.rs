@@ -38,6 +38,12 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
     if let Some(seconds) = kind.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if let Some(cookie) = error.cookie {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+    if kind == Kind::LoginRequired {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Cookie realm=\"session\""));
+    }
     if kind.framing_is_in_doubt() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -46,11 +52,14 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
 
 fn problem(status: StatusCode, kind: Kind) -> String {
     let title = status.canonical_reason().unwrap_or("Error");
-    json!({
+    let mut problem = json!({
         "type": format!("urn:steadfast:error:{}", kind.as_str()),
         "title": title, "status": status.as_u16(), "detail": kind.sentence(),
-    })
-    .to_string()
+    });
+    if kind.has_run() {
+        problem["applied"] = "unknown".into();
+    }
+    problem.to_string()
 }
 
 fn page_of(status: StatusCode, kind: Kind) -> String {
@@ -81,6 +90,19 @@ pub(super) fn redirect_to_https(identity: &Identity, port: u16, uri: &Uri) -> Re
     let location =
         if port == 443 { format!("https://{host}{target}") } else { format!("https://{host}:{port}{target}") };
     permanent(location, &HeaderChanges::default())
+}
+
+/// To the page where one logs in, which is told where to go on: a path of this host, and nothing else.
+pub(super) fn to_login(login: &str, uri: &Uri) -> Response<Bytes> {
+    let back = uri.path_and_query().map_or("/", |target| target.as_str());
+    let back = percent_encoding::utf8_percent_encode(back, percent_encoding::NON_ALPHANUMERIC);
+    let mark = if login.contains('?') { '&' } else { '?' };
+    let mut response = fixed(StatusCode::SEE_OTHER, Bytes::new(), &HeaderChanges::default());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(location) = HeaderValue::try_from(format!("{login}{mark}return={back}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 /// 308 to another place, with path and query appended.

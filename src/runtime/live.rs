@@ -29,7 +29,7 @@ impl LiveState for Runtime {
                     gauges.scale_out(&entry.pool.name, name, took);
                 }
                 gauges.in_flight(&entry.pool.name, name, server.state.in_flight());
-                if entry.pool.affinity.is_some() {
+                if entry.pool.affinity.is_some() || entry.shared.is_some() || entry.counted_cookie.is_some() {
                     gauges.sessions(&entry.pool.name, name, server.state.sessions.count(now, entry.session_window));
                 }
                 if server.state.wishes.effective() == Wish::Drain {

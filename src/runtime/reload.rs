@@ -11,6 +11,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use super::attempts::Attempts;
+use super::ended::EndedSessions;
 use super::snapshot::{BuildError, Snapshot};
 use crate::clock::Clock;
 use crate::config::{self, LoadError, Loaded, Report};
@@ -43,6 +45,10 @@ pub struct Runtime {
     pub metrics: Arc<Metrics>,
     /// Listeners are bound, and the process is not on its way out.
     pub ready: AtomicBool,
+    /// Attempts whose servers may ask for their session.
+    pub attempts: Attempts,
+    /// Sessions that ended a moment ago.
+    pub ended: EndedSessions,
     reloading: Mutex<()>,
     /// The files of the configuration that was looked at last, taken or rejected, as they were then.
     looked_at: Mutex<Stamps>,
@@ -61,9 +67,13 @@ impl Runtime {
             generation: AtomicU64::new(1),
             metrics,
             ready: AtomicBool::new(false),
+            attempts: Attempts::default(),
+            ended: EndedSessions::default(),
             reloading: Mutex::new(()),
             looked_at: Mutex::new(Stamps::of(&files)),
         });
+        let asked = runtime.snapshot().session_api.is_some();
+        runtime.attempts.is_asked.store(asked, Ordering::Relaxed);
         runtime.snapshot().adopt();
         runtime.metrics.show(Arc::clone(&runtime) as Arc<dyn crate::metrics::LiveState>);
         Ok(runtime)
@@ -134,6 +144,11 @@ fn keep_what_needs_a_restart(configuration: &mut config::Configuration, before: 
     if configuration.process.workers != before.process.workers {
         configuration.process.workers = before.process.workers;
         changed.push("[process] workers");
+    }
+    let api = |api: &config::SessionApi| (api.address.clone(), api.advertise.clone());
+    if configuration.session_api.as_ref().map(api) != before.session_api.as_deref().map(api) {
+        configuration.session_api = before.session_api.as_deref().cloned();
+        changed.push("[session_api]");
     }
     if configuration.process.access_log != before.process.access_log {
         configuration.process.access_log = before.process.access_log.clone();

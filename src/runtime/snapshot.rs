@@ -8,15 +8,22 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 
 use crate::affinity::{Affinity, LearnedTable, PinSealer};
-use crate::config::{Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, Timeouts};
+use crate::config::{
+    Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, SessionApi, SharedSettings,
+    Timeouts,
+};
 use crate::headers;
 use crate::keys::{Hasher, KeyRing, Sealer};
 use crate::listener::Endpoint;
 use crate::metrics::{Metrics, PoolMetrics};
+use crate::names::HeldBy;
 use crate::pool::{Load, Pool, PoolParts, Server, ServerState};
 use crate::probe;
 use crate::rate::KeyedRate;
 use crate::routing::{RouteMatch, RouteTable};
+use crate::session::Realm;
+use crate::session::token::TokenKeys;
+use crate::store::{self, Store};
 use crate::tls::{self, ClientConfig};
 use crate::upstream::{Address, Target, TargetSettings};
 
@@ -27,6 +34,8 @@ pub enum BuildError {
     Listener(Box<str>, rustls::Error),
     #[error("pool `{0}`: {1}")]
     Pool(Arc<str>, tls::ClientError),
+    #[error("store `{0}`: {1}")]
+    Store(Arc<str>, store::OpenError),
 }
 
 /// Everything that an exchange goes by.
@@ -40,6 +49,14 @@ pub struct Snapshot {
     pub endpoints: Vec<Arc<Endpoint>>,
     pub routes: Vec<Route>,
     pub pools: Vec<PoolEntry>,
+    /// Where sessions are kept.
+    pub stores: Vec<Arc<Store>>,
+    /// Signs what servers are told of sessions.
+    pub token_keys: Arc<TokenKeys>,
+    /// Where servers may ask for sessions.
+    pub session_api: Option<Arc<SessionApi>>,
+    /// TLS of that address.
+    pub session_api_tls: Option<tls::Endpoint>,
     /// Makes the `session` field of the access log.
     pub session_hasher: Hasher,
     table: RouteTable,
@@ -51,6 +68,16 @@ pub struct Snapshot {
     cookie_names: foldhash::HashSet<Box<[u8]>>,
 }
 
+/// What a pool has to do with sessions in a store.
+#[derive(Clone)]
+pub struct SharedPool {
+    pub settings: Arc<SharedSettings>,
+    pub realm: Arc<Realm>,
+    pub store: Arc<Store>,
+    /// The pool's name.
+    pub audience: Arc<str>,
+}
+
 /// A pool and how its servers are spoken to.
 pub struct PoolEntry {
     pub pool: Pool,
@@ -60,6 +87,10 @@ pub struct PoolEntry {
     upgrade_targets: Option<Vec<Arc<Target>>>,
     pub host: Option<HeaderValue>,
     pub debug_headers: bool,
+    /// With `mode = "shared"`, where the proxy keeps the sessions.
+    pub shared: Option<SharedPool>,
+    /// The application's own session cookie, where it keeps them.
+    pub counted_cookie: Option<Box<str>>,
     pub timeouts: Timeouts,
     pub retry: Retry,
     pub health: Option<probe::Settings>,
@@ -96,7 +127,7 @@ impl Snapshot {
         metrics: &Arc<Metrics>,
         random: &mut fastrand::Rng,
     ) -> Result<Self, BuildError> {
-        let Configuration { process, ring, admin, listeners, routes, pools } = configuration;
+        let Configuration { process, ring, admin, listeners, routes, stores, session_api, pools } = configuration;
         let endpoints = listeners.into_iter().map(|listener| {
             let name = listener.settings.name.clone();
             let tls = listener.tls.as_ref().map(|settings| tls::Endpoint::new(settings, &name, Arc::clone(&ring)));
@@ -114,8 +145,15 @@ impl Snapshot {
             endpoint.map(tls::Endpoint::only_http1).map_err(|error| BuildError::Listener("[admin]".into(), error))
         });
         let admin_tls = admin_tls.transpose()?;
+        let session_api_tls = session_api.as_ref().and_then(|api| api.tls.as_ref()).map(|settings| {
+            let endpoint = tls::Endpoint::new(settings, "\0session-api", Arc::clone(&ring));
+            endpoint.map(tls::Endpoint::only_http1).map_err(|error| BuildError::Listener("[session_api]".into(), error))
+        });
+        let session_api_tls = session_api_tls.transpose()?;
+        let stores = stores.into_iter().map(|settings| open_store(settings, previous, metrics));
+        let stores = stores.collect::<Result<Vec<_>, _>>()?;
         let sealer = Arc::new(PinSealer::new(&ring));
-        let builder = PoolBuilder { ring: &ring, sealer, previous, metrics, workers: process.workers };
+        let builder = PoolBuilder { ring: &ring, sealer, stores: &stores, previous, metrics, workers: process.workers };
         let pools = pools.into_iter().map(|pool| builder.build(pool, random)).collect::<Result<Vec<_>, _>>()?;
         // Connections outlive snapshots, so routes know listeners by what their names stand for, not by position.
         let matches = routes.iter().map(|route| RouteMatch {
@@ -132,6 +170,10 @@ impl Snapshot {
             admin_logins: ring.sealer("steadfast admin login v1", b""),
             matches,
             session_hasher: ring.hasher("steadfast log session v1"),
+            token_keys: Arc::new(TokenKeys::new(&ring)),
+            session_api: session_api.map(Arc::new),
+            session_api_tls,
+            stores,
             process,
             admin,
             endpoints,
@@ -203,12 +245,15 @@ fn cookie_names(pools: &[PoolEntry]) -> foldhash::HashSet<Box<[u8]>> {
     let own =
         pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
     let names = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
-    names.chain([headers::ADMIN_COOKIE]).map(|name| name.as_bytes().into()).collect()
+    let shared = pools.iter().filter_map(|entry| entry.shared.as_ref()).map(|shared| &shared.settings);
+    let sessions = shared.flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
+    names.chain(sessions).chain([headers::ADMIN_COOKIE]).map(|name| name.as_bytes().into()).collect()
 }
 
 struct PoolBuilder<'a> {
     ring: &'a KeyRing,
     sealer: Arc<PinSealer>,
+    stores: &'a [Arc<Store>],
     previous: Option<&'a Snapshot>,
     metrics: &'a Arc<Metrics>,
     workers: usize,
@@ -234,6 +279,9 @@ impl PoolBuilder<'_> {
             let names = names.iter().map(|name| &**name);
             Affinity::new(sticky, self.ring, Arc::clone(&self.sealer), learned, &settings.name, names)
         });
+        let by_application = settings.shared.as_ref().filter(|shared| shared.held_by == HeldBy::Application);
+        let counted_cookie = by_application.map(|shared| shared.cookie.clone());
+        let shared = settings.shared.and_then(|shared| self.shared(shared, &settings.name));
         let departed = before.map(|before| departed(before, &names)).unwrap_or_default();
         let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
         let parts = PoolParts {
@@ -256,6 +304,8 @@ impl PoolBuilder<'_> {
             upgrade_targets,
             host: settings.host,
             debug_headers: settings.debug_headers,
+            shared,
+            counted_cookie,
             timeouts: settings.timeouts,
             retry: settings.retry,
             health: settings.health,
@@ -265,6 +315,33 @@ impl PoolBuilder<'_> {
             load: Mutex::default(),
         })
     }
+}
+
+impl PoolBuilder<'_> {
+    /// Sessions of a pool; none where a store is missing, which was refused when the file was read.
+    fn shared(&self, settings: SharedSettings, pool: &Arc<str>) -> Option<SharedPool> {
+        if settings.held_by == HeldBy::Application {
+            return None;
+        }
+        let realm = Realm::new(&settings.realm, self.ring, settings.rules.clone());
+        let store = self.stores.get(settings.store)?;
+        let (realm, store, audience) = (Arc::new(realm), Arc::clone(store), Arc::clone(pool));
+        Some(SharedPool { settings: Arc::new(settings), realm, store, audience })
+    }
+}
+
+/// The store of these settings: the one that there was, or a new one.
+fn open_store(
+    settings: store::Settings,
+    previous: Option<&Snapshot>,
+    metrics: &Metrics,
+) -> Result<Arc<Store>, BuildError> {
+    let known = previous.and_then(|previous| previous.stores.iter().find(|known| known.is(&settings)));
+    if let Some(known) = known {
+        return Ok(Arc::clone(known));
+    }
+    let name = Arc::clone(&settings.name);
+    Store::open(settings, metrics.store(&name)).map_err(|error| BuildError::Store(name, error))
 }
 
 /// The live state of the server of this name, or a new one.

@@ -39,6 +39,11 @@ impl Nonce {
         Some(Nonce(BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()?))
     }
 
+    /// To tell many apart.
+    pub const fn first_byte(&self) -> u8 {
+        self.0[0]
+    }
+
     /// As it stands in headers.
     pub fn text(&self) -> String {
         BASE64URL_NOPAD.encode(&self.0)
@@ -243,7 +248,10 @@ mod tests {
         assert!(matches!(said.directives.turn, Some(Turn::Login { subject, .. }) if &*subject == "Zoë"));
         assert!(said.directives.logout_others && said.directives.no_touch);
         let said = read(&[(PATCH, patch(r#"{"cart":null}"#)), (ONLY_IF, "7".into())]).unwrap();
-        assert_eq!((said.directives.patch, said.directives.only_if), (json!({"cart":null}).as_object().cloned(), Some(7)));
+        assert_eq!(
+            (said.directives.patch, said.directives.only_if),
+            (json!({"cart":null}).as_object().cloned(), Some(7))
+        );
     }
 
     #[test]

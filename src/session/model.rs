@@ -512,13 +512,14 @@ fn nothing_breaks_in_any_order_of_the_operations_of_two_requests() {
     let mut orders = 0;
     for first in roles {
         for second in [Role::Write("b"), Role::StepUp, Role::Renew, Role::Logout, Role::LogoutAll] {
-            for both in [[first, second]] {
+            {
+                let both = [first, second];
                 let mut choices: Vec<usize> = Vec::new();
                 loop {
                     let (taken, mut world) = one_order(&realm, Beginning::LoggedIn, both, &choices);
                     orders += 1;
-                    for at in 0..2 {
-                        world.deliver(at, both[at]);
+                    for (at, role) in both.into_iter().enumerate() {
+                        world.deliver(at, role);
                     }
                     world.login_arrived = false;
                     assert_eq!(world.violation(&realm, &both), None, "{both:?} {choices:?}");

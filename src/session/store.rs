@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::names::StoreFault;
+
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -73,6 +75,15 @@ impl Key {
     pub fn text(&self) -> String {
         let id = data_encoding::BASE64URL_NOPAD.encode(&self.id);
         format!("sf1:{{{}}}:{}:{id}", self.tag, self.kind.letter())
+    }
+
+    /// Reads what [`Key::text`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (tag, rest) = text.strip_prefix("sf1:{")?.split_once("}:")?;
+        let (kind, id) = rest.split_once(':')?;
+        let kind = Kind::of_letter(*kind.as_bytes().first().filter(|_| kind.len() == 1)?)?;
+        let id = data_encoding::BASE64URL_NOPAD.decode(id.as_bytes()).ok()?.try_into().ok()?;
+        Some(Key { tag: tag.parse().ok().filter(|tag| tag >> TAG_BITS == 0)?, kind, id })
     }
 }
 
@@ -166,6 +177,19 @@ pub enum StoreError {
     Full,
     #[error("the store gave an answer to another question")]
     Confused,
+}
+
+impl StoreError {
+    /// The word for metrics.
+    pub const fn word(&self) -> StoreFault {
+        match self {
+            StoreError::Unavailable(_) => StoreFault::Unavailable,
+            StoreError::TimedOut => StoreFault::TimedOut,
+            StoreError::Resting => StoreFault::Resting,
+            StoreError::Full => StoreFault::Full,
+            StoreError::Confused => StoreFault::Confused,
+        }
+    }
 }
 
 /// An answer under way.

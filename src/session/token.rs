@@ -223,7 +223,8 @@ mod tests {
         assert!(is_good(&token, &keys(&[2, 1]).jwks(NOW)));
         assert!(!is_good(&token, &keys(&[2]).jwks(NOW)));
         let cut = token.len() / 2;
-        let changed = format!("{}{}{}", &token[..cut], if &token[cut..=cut] == "A" { "B" } else { "A" }, &token[cut + 1..]);
+        let changed =
+            format!("{}{}{}", &token[..cut], if &token[cut..=cut] == "A" { "B" } else { "A" }, &token[cut + 1..]);
         assert!(!is_good(&changed, &keys(&[1]).jwks(NOW)));
     }
 

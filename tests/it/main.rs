@@ -19,6 +19,7 @@ mod pins;
 mod reload;
 mod routing;
 mod scaling;
+mod sessions;
 mod sticky;
 mod support;
 mod tls;

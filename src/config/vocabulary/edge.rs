@@ -96,7 +96,7 @@ pub(super) static ADMIN: Table = Table {
     ],
 };
 
-static ADMIN_TLS: Table = Table {
+pub(super) static ADMIN_TLS: Table = Table {
     path: "admin.tls",
     doc: "The certificate of the admin address.",
     keys: &[

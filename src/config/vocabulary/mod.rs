@@ -6,6 +6,7 @@
 mod edge;
 mod pool;
 mod route;
+mod session;
 
 /// What a value has to be.
 #[derive(Clone, Copy)]
@@ -92,6 +93,13 @@ pub static ROOT: Table = Table {
     keys: &[
         key("process", Kind::Table(&edge::PROCESS), Absent::Nothing(""), "The proxy as a process."),
         key("keys", Kind::Table(&edge::KEYS), Absent::Nothing(""), "The key ring that seals cookies and tickets."),
+        key(
+            "session_api",
+            Kind::Table(&session::SESSION_API),
+            Absent::Nothing(""),
+            "Where servers of shared pools read and write sessions; never a public address.",
+        ),
+        key("store", Kind::Tables(&session::STORE), Absent::Nothing(""), "Where sessions are kept."),
         key("admin", Kind::Table(&edge::ADMIN), Absent::Nothing(""), "Where metrics and health are served."),
         key("listener", Kind::Tables(&edge::LISTENER), Absent::Required, "A bound address with its TLS and limits."),
         key(

@@ -2,7 +2,7 @@
 
 use super::Absent::{Computed, Default as Is, Nothing, Required};
 use super::{ANY_SIZE, Kind, Table, key, words};
-use crate::names::RateBy;
+use crate::names::{RateBy, SessionNeed};
 
 pub(super) static ROUTE: Table = Table {
     path: "route",
@@ -50,6 +50,13 @@ pub(super) static ROUTE: Table = Table {
             "How often somebody may ask; 429 with Retry-After past it.",
         ),
         key("sticky", Kind::Bool, Is("true"), "false: these requests neither read nor write pins."),
+        key(
+            "session",
+            Kind::Word(|| words(SessionNeed::ALL, SessionNeed::as_str)),
+            Is("\"optional\""),
+            "Whether these requests have a session; only for pools whose sessions the proxy keeps.",
+        ),
+        key("login_url", Kind::Text, Nothing("\"/login\""), "Where navigations without a session go that need one."),
     ],
 };
 

@@ -319,6 +319,14 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
             reply(200, name, full("slept"))
         }
         "echo" => reply(200, name, full(body)),
+        "say" => {
+            let (status, fields, told) = super::saying::say(&parts.headers, &body);
+            let mut answer = reply(status, name, full(told));
+            for (name, value) in fields {
+                answer.headers_mut().append(name, value);
+            }
+            answer
+        }
         "fields" => {
             let mut answer = reply(200, name, full(""));
             for at in 0..number() {

@@ -1,0 +1,290 @@
+//! Stores, what pools keep in them, and where servers may ask for it.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::document::{Located, Section};
+use super::listeners;
+use super::resolve::{Context, admin_address, names_of, secret};
+use super::settings::{AdminAddress, SessionApi, SharedSettings};
+use crate::names::{HeldBy, OnStoreError};
+use crate::session::{OnReuse, Rules};
+use crate::store::{self, BreakerSettings, RedisSettings};
+
+/// The stores of the file.
+pub(super) fn stores(context: &Context<'_>, root: &Section<'_>) -> Vec<store::Settings> {
+    let sections = root.sections("store");
+    context.check_unique("store", &names_of(&sections));
+    let has_ring = root.section("keys").has("ring");
+    sections.iter().filter_map(|section| store(context, section, has_ring)).collect()
+}
+
+fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option<store::Settings> {
+    let name = section.text("name")?;
+    let kind = section.word("kind", |kind| Some(kind.to_owned())).unwrap_or_default();
+    for (keys, owner) in [
+        (&["path", "memory"][..], "embedded"),
+        (&["url", "username", "password", "ca", "connect", "timeout", "near_cache", "breaker"], "redis"),
+    ] {
+        for key in keys.iter().filter(|key| kind != owner && section.has(key)) {
+            let message = format!("`{key}` is for `kind = \"{owner}\"`, and the kind here is \"{kind}\"");
+            context.error(section.place(key), message, None);
+        }
+    }
+    let kind = if kind == "redis" {
+        if !has_ring {
+            let help = "`steadfast key` prints a key; every proxy of the store has the same: `[keys] ring`".to_owned();
+            context.error(section.place("kind"), "a store that proxies share needs a key ring that they share", help);
+        }
+        store::KindSettings::Redis(redis(context, section)?)
+    } else {
+        store::KindSettings::Embedded {
+            path: section.text("path").map(|path| context.data_path(&path)),
+            memory: bytes(section, "memory"),
+        }
+    };
+    let breaker = section.section("breaker");
+    Some(store::Settings {
+        name: name.value.into(),
+        kind,
+        near_cache: near_cache(context, section),
+        breaker: BreakerSettings {
+            failures: breaker.number("failures"),
+            within: breaker.duration("within"),
+            probe: breaker.duration("probe"),
+        },
+        most_bytes: bytes(section, "max_bytes"),
+    })
+}
+
+fn bytes(section: &Section<'_>, key: &str) -> usize {
+    usize::try_from(section.size(key)).unwrap_or(usize::MAX)
+}
+
+fn near_cache(context: &Context<'_>, section: &Section<'_>) -> Duration {
+    let span = section.duration("near_cache");
+    if span > Duration::from_secs(1) {
+        let message = "`near_cache` is at most \"1s\": for so long a logout elsewhere is not noticed";
+        context.error(section.place("near_cache"), message, None);
+    }
+    span
+}
+
+fn redis(context: &Context<'_>, section: &Section<'_>) -> Option<RedisSettings> {
+    let Some(url) = section.text("url") else {
+        let help = "for example `url = \"redis://127.0.0.1:6379\"`, or \"rediss://\" for TLS".to_owned();
+        context.error(section.place("kind"), "`kind = \"redis\"` needs `url`", help);
+        return None;
+    };
+    let mut settings = match RedisSettings::parse_url(&url.value) {
+        Ok(settings) => settings,
+        Err(error) => {
+            context.error(url.span, error.to_string(), None);
+            return None;
+        }
+    };
+    settings.username = section.text("username").map(|name| name.value);
+    settings.password =
+        section.text("password").and_then(|text| secret(context, &text)).map(|word| word.trim().to_owned());
+    if let Some(ca) = section.text("ca") {
+        if !settings.tls {
+            context.error(ca.span.clone(), "`ca` is for `rediss://` URLs", None);
+        }
+        let path = context.path(&ca.value);
+        let read = std::fs::read(&path);
+        let read = read.map_err(|error| {
+            context.error(ca.span.clone(), format!("cannot read {}: {error}", path.display()), None);
+        });
+        settings.ca_pem = read.ok();
+    }
+    settings.connect = section.duration("connect");
+    settings.timeout = section.duration("timeout");
+    Some(settings)
+}
+
+/// `[pool.shared]` of a pool with `mode = "shared"`.
+pub(super) fn shared(
+    context: &Context<'_>,
+    pool: &Section<'_>,
+    name: &str,
+    stores: &[Located<String>],
+    all: &[store::Settings],
+) -> Option<SharedSettings> {
+    let section = pool.section("shared");
+    let held_by = section.word("held_by", HeldBy::from_word).unwrap_or(HeldBy::Proxy);
+    let cookie = section.text("cookie");
+    if held_by == HeldBy::Application {
+        return by_application(context, &section, cookie, name);
+    }
+    let Some(named) = section.text("store") else {
+        let help = "name a `[[store]]`: store = \"main\"".to_owned();
+        context.error(section.place("store"), "a shared pool needs a `store`", help);
+        return None;
+    };
+    let store = context.reference("store", &named, stores)?;
+    let cookie = cookie.unwrap_or_else(|| Located { value: DEFAULT_COOKIE.to_owned(), span: section.span.clone() });
+    if !cookie.value.starts_with("__Host-") || cookie.value.len() < 9 || !is_token(&cookie.value) {
+        let help = format!("as `{DEFAULT_COOKIE}`: over TLS only a prefixed name is safe from being planted");
+        context.error(cookie.span.clone(), format!("\"{}\" is no name for a session cookie", cookie.value), help);
+    }
+    let realm = section.text("realm").map_or_else(|| name.to_owned(), |realm| realm.value);
+    Some(SharedSettings {
+        held_by,
+        store,
+        realm: realm.into(),
+        cookie: cookie.value.into(),
+        rules: rules(context, &section, all.get(store).map_or(64 * 1024, |store| store.most_bytes)),
+        inline_bytes: bytes(&section, "inline_bytes"),
+        on_store_error: section.word("on_store_error", OnStoreError::from_word).unwrap_or(OnStoreError::Fail),
+        clear_site_data: clear_site_data(context, &section),
+        tunnel_recheck: section.duration("tunnel_recheck"),
+    })
+}
+
+const DEFAULT_COOKIE: &str = "__Host-Http-session";
+
+fn is_token(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// The application keeps its own sessions: they are only counted, by its cookie.
+fn by_application(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    cookie: Option<Located<String>>,
+    name: &str,
+) -> Option<SharedSettings> {
+    let ours = [
+        "store",
+        "realm",
+        "profile",
+        "idle",
+        "absolute",
+        "anonymous",
+        "renew",
+        "grace",
+        "on_reuse",
+        "carry",
+        "inline_bytes",
+        "on_store_error",
+        "clear_site_data",
+        "tunnel_recheck",
+    ];
+    for key in ours.into_iter().filter(|key| section.has(key)) {
+        let message = format!("`{key}` means nothing with `held_by = \"application\"`: its sessions are not ours");
+        context.error(section.place(key), message, None);
+    }
+    let Some(cookie) = cookie else {
+        let help = "name the application's session cookie: cookie = \"JSESSIONID\"".to_owned();
+        context.error(section.place("held_by"), "`held_by = \"application\"` needs `cookie`", help);
+        return None;
+    };
+    Some(SharedSettings {
+        held_by: HeldBy::Application,
+        store: usize::MAX,
+        realm: name.into(),
+        cookie: cookie.value.into(),
+        rules: rules(context, section, 0),
+        inline_bytes: 0,
+        on_store_error: OnStoreError::Fail,
+        clear_site_data: None,
+        tunnel_recheck: Duration::from_secs(30),
+    })
+}
+
+/// The clocks of a profile (NIST SP 800-63B, section 2 of each level's reauthentication).
+const PROFILES: [(&str, [u64; 4]); 3] = [
+    // idle, absolute, anonymous, renew; in minutes
+    ("aal1", [24 * 60, 30 * 24 * 60, 24 * 60, 60]),
+    ("aal2", [60, 24 * 60, 24 * 60, 15]),
+    ("aal3", [15, 12 * 60, 60, 5]),
+];
+
+fn rules(context: &Context<'_>, section: &Section<'_>, most_bytes: usize) -> Rules {
+    let word = section.word("profile", |word| Some(word.to_owned()));
+    let profile = word.and_then(|word| PROFILES.iter().find(|(name, _)| *name == word));
+    let clock = |at: usize, key: &str| match profile {
+        Some((_, minutes)) if !section.has(key) => Duration::from_secs(minutes[at] * 60),
+        _ => section.duration(key),
+    };
+    let rules = Rules {
+        idle: clock(0, "idle"),
+        absolute: clock(1, "absolute"),
+        anonymous: clock(2, "anonymous"),
+        renew: clock(3, "renew"),
+        grace: section.duration("grace"),
+        on_reuse: section.word("on_reuse", OnReuse::from_word).unwrap_or(OnReuse::Kill),
+        carry: carry(section),
+        most_bytes,
+    };
+    if rules.idle > rules.absolute {
+        context.error(section.place("idle"), "`idle` is longer than `absolute`", None);
+    }
+    rules
+}
+
+/// Keys that survive a login; "*": all.
+fn carry(section: &Section<'_>) -> Option<Vec<Box<str>>> {
+    let keys = section.texts("carry");
+    if keys.iter().any(|key| key.value == "*") {
+        return None;
+    }
+    Some(keys.into_iter().map(|key| key.value.into()).collect())
+}
+
+fn clear_site_data(context: &Context<'_>, section: &Section<'_>) -> Option<HeaderValue> {
+    let words = section.texts("clear_site_data");
+    let known = ["cache", "cookies", "storage", "executionContexts", "*"];
+    for word in words.iter().filter(|word| !known.contains(&word.value.as_str())) {
+        let help = format!("one of {}", known.join(", "));
+        context.error(word.span.clone(), format!("\"{}\" is nothing that can be cleared", word.value), help);
+    }
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{}\"", word.value)).collect();
+    (!quoted.is_empty()).then(|| HeaderValue::try_from(quoted.join(", ")).ok()).flatten()
+}
+
+/// One realm has one store; two realms under one host need cookies of their own.
+pub(super) fn check_realms(context: &Context<'_>, sections: &[Section<'_>], pools: &[Option<SharedSettings>]) {
+    for (at, one) in pools.iter().enumerate() {
+        let Some(one) = one.as_ref().filter(|one| one.held_by == HeldBy::Proxy) else { continue };
+        for other in pools[..at].iter().flatten().filter(|other| other.held_by == HeldBy::Proxy) {
+            let place = sections[at].place("shared");
+            if one.realm == other.realm && one.store != other.store {
+                let message = format!("the realm `{}` is in two stores", one.realm);
+                context.error(place, message, "pools of one realm share their sessions: one store".to_owned());
+            } else if one.realm != other.realm && one.cookie == other.cookie {
+                let message = format!("the realms `{}` and `{}` would use one cookie name", other.realm, one.realm);
+                context.error(place, message, "give each its own `[pool.shared] cookie`, or one `realm`".to_owned());
+            }
+        }
+    }
+}
+
+/// `[session_api]`.
+pub(super) fn session_api(context: &Context<'_>, root: &Section<'_>, has_shared: bool) -> Option<SessionApi> {
+    let section = root.section("session_api");
+    if !section.is_written() {
+        return None;
+    }
+    if !has_shared {
+        let help = "it is for pools with `mode = \"shared\"`, whose servers ask it".to_owned();
+        context.error(section.span.clone(), "`[session_api]` has no pool to serve", help);
+    }
+    let address = admin_address(context, &section)?;
+    let tls = section.section("tls");
+    if let AdminAddress::Tcp(tcp) = &address
+        && !tcp.ip().is_loopback()
+        && !tls.is_written()
+    {
+        let help = "a loopback address, \"unix:PATH\", or `tls`".to_owned();
+        context.error(section.place("address"), "the session API would be spoken in the clear", help);
+    }
+    let advertise = section.text("advertise").map(|text| text.value);
+    let tls = tls.is_written().then(|| listeners::simple_tls(context, &tls)).flatten();
+    let own = match &address {
+        AdminAddress::Tcp(tcp) => format!("{}://{tcp}", if tls.is_some() { "https" } else { "http" }),
+        AdminAddress::Unix(path) => format!("unix:{}", path.display()),
+    };
+    Some(SessionApi { advertise: advertise.unwrap_or(own).into(), address, tls })
+}

@@ -1,0 +1,514 @@
+//! The session of an exchange, where the proxy keeps it: found before a server is chosen, told to it, and changed by
+//! what it answers before the client hears of it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use cookie::{Cookie, SameSite};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
+
+use super::error::{Error, Kind};
+use super::exchange::Exchange;
+use super::identify::Identity;
+use super::{Worker, reply};
+use crate::clock::Clock;
+use crate::config::{Route, SharedSettings};
+use crate::headers;
+use crate::keys::SystemEntropy;
+use crate::metrics::PoolMetrics;
+use crate::names::{HeldBy, OnStoreError, SessionEvent, SessionNeed};
+use crate::runtime::{LiveAttempt, PoolEntry, SharedPool, Snapshot};
+use crate::session::contract::{self, Nonce, Said};
+use crate::session::store::StoreError;
+use crate::session::token::{Parties, REUSED_FOR, Signer};
+use crate::session::{
+    self, Absence, Committed, Committer, CookieDecision, Directives, Recall, Refusal, Session, SessionCookie, Sid, Turn,
+};
+use crate::store::{Client, Store};
+use crate::tasks;
+
+/// The session side of one exchange.
+pub(super) struct Visit {
+    worker: Rc<Worker>,
+    snapshot: Rc<Arc<Snapshot>>,
+    /// The pool's position.
+    at: usize,
+    pool: Rc<SharedPool>,
+    client: Rc<Client>,
+    found: Recall,
+    /// The store did not answer, and the request goes on without its session.
+    degraded: bool,
+    /// The browser sees https, or this is localhost: a cookie can be set.
+    may_set_cookie: bool,
+    https: bool,
+    is_navigation: bool,
+    is_safe: bool,
+    /// What its servers are told.
+    pub(super) token: HeaderValue,
+    live: RefCell<Option<Arc<LiveAttempt>>>,
+    nonce: RefCell<Option<Nonce>>,
+}
+
+/// What one worker keeps for sessions.
+#[derive(Default)]
+pub(super) struct Sessions {
+    pools: RefCell<Vec<Option<Rc<SharedPool>>>>,
+    clients: RefCell<Vec<(Arc<Store>, Rc<Client>)>>,
+    signer: RefCell<Option<(Arc<crate::session::token::TokenKeys>, Signer)>>,
+    /// Tokens that were signed a moment ago: a busy session is signed a few times a minute.
+    tokens: RefCell<HashMap<TokenOf, (HeaderValue, u64)>>,
+}
+
+/// The pool that a token is for, and the session and its version.
+type TokenOf = (Arc<str>, Option<(Sid, u64)>);
+
+/// Tokens remembered by one worker.
+const MOST_TOKENS: usize = 4_096;
+
+impl Sessions {
+    /// The worker's own way to a store.
+    pub(super) fn client(&self, worker: &Worker, store: &Arc<Store>) -> Rc<Client> {
+        let mut clients = self.clients.borrow_mut();
+        if let Some((_, client)) = clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
+            return Rc::clone(client);
+        }
+        // Those that only this has are of an older configuration.
+        clients.retain(|(known, _)| Arc::strong_count(known) > 2);
+        let client = store.client(worker.id);
+        clients.push((Arc::clone(store), Rc::clone(&client)));
+        client
+    }
+
+    /// The worker's own handle of a pool's settings, so that exchanges of a worker count their uses apart from others.
+    fn pool(&self, snapshot: &Snapshot, at: usize, pool: &SharedPool) -> Rc<SharedPool> {
+        let mut pools = self.pools.borrow_mut();
+        let is_same = |known: &&Rc<SharedPool>| Arc::ptr_eq(&known.settings, &pool.settings);
+        if let Some(known) = pools.get(at).and_then(Option::as_ref).filter(is_same) {
+            return Rc::clone(known);
+        }
+        pools.resize(snapshot.pools.len(), None);
+        let known = Rc::new(pool.clone());
+        pools[at] = Some(Rc::clone(&known));
+        known
+    }
+
+    fn token(
+        &self,
+        snapshot: &Snapshot,
+        pool: &SharedPool,
+        found: Option<&Session>,
+        degraded: bool,
+        now: u64,
+    ) -> HeaderValue {
+        let key = (Arc::clone(&pool.audience), found.map(|session| (session.lineage.sid, session.lineage.version)));
+        let mut tokens = self.tokens.borrow_mut();
+        if let Some((token, made)) = tokens.get(&key)
+            && now < made + REUSED_FOR
+            && !degraded
+        {
+            return token.clone();
+        }
+        let token = self.sign(snapshot, pool, found, degraded, now);
+        if tokens.len() >= MOST_TOKENS {
+            tokens.retain(|_, (_, made)| now < *made + REUSED_FOR);
+        }
+        if tokens.len() < MOST_TOKENS && !degraded {
+            tokens.insert(key, (token.clone(), now));
+        }
+        token
+    }
+
+    fn sign(
+        &self,
+        snapshot: &Snapshot,
+        pool: &SharedPool,
+        found: Option<&Session>,
+        degraded: bool,
+        now: u64,
+    ) -> HeaderValue {
+        let mut signer = self.signer.borrow_mut();
+        let is_right = |(keys, signer): &(Arc<_>, Signer)| Arc::ptr_eq(keys, &snapshot.token_keys) && signer.is_of(now);
+        if !signer.as_ref().is_some_and(is_right) {
+            *signer = snapshot.token_keys.signer(now).map(|signer| (Arc::clone(&snapshot.token_keys), signer));
+        }
+        let parties = Parties {
+            issuer: ISSUER,
+            audience: &pool.audience,
+            api: snapshot.session_api.as_ref().map(|api| &*api.advertise),
+            inline_bytes: pool.settings.inline_bytes,
+        };
+        let session = found.map(|session| (&*pool.realm, session));
+        let token =
+            signer.as_ref().map(|(_, signer)| signer.sign(&parties, session, degraded, now, &mut SystemEntropy));
+        token.and_then(|token| HeaderValue::try_from(token).ok()).unwrap_or_else(|| HeaderValue::from_static(""))
+    }
+}
+
+const ISSUER: &str = "steadfast";
+
+/// What is to be known of a request before its head is made ready for servers: there its cookie goes.
+pub(super) struct Coming {
+    shown: Result<SessionCookie, Absence>,
+    is_navigation: bool,
+    is_safe: bool,
+    may_set_cookie: bool,
+    https: bool,
+}
+
+impl Coming {
+    pub(super) fn of(settings: &SharedSettings, parts: &Parts, identity: &Identity) -> Self {
+        let mode = parts.headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
+        let is_page = mode.map_or_else(|| reply::wants_html(&parts.headers), |mode| mode == b"navigate");
+        let origin = &identity.hop.origin;
+        // Over plain http a cookie could be read and planted by anybody on the way; a machine's own loopback has no way.
+        let may_set_cookie = origin.https || &*origin.host == "localhost" || origin.host.ends_with(".localhost");
+        let name = if origin.https { &*settings.cookie } else { settings.plain_cookie() };
+        Coming {
+            shown: if may_set_cookie { shown(name, &parts.headers) } else { Err(Absence::NoCookie) },
+            is_navigation: is_page && matches!(parts.method, Method::GET | Method::HEAD),
+            is_safe: parts.method.is_safe(),
+            may_set_cookie,
+            https: origin.https,
+        }
+    }
+}
+
+/// The session cookie of a request.
+fn shown(name: &str, headers: &HeaderMap) -> Result<SessionCookie, Absence> {
+    let mut found = headers::cookies(headers).filter(|(other, _)| *other == name.as_bytes());
+    match (found.next(), found.next()) {
+        (None, _) => Err(Absence::NoCookie),
+        (Some(_), Some(_)) => Err(Absence::Several),
+        (Some((_, value)), None) => SessionCookie::parse(value).ok_or(Absence::Malformed),
+    }
+}
+
+/// A session that the application keeps itself is only counted, by its cookie.
+pub(super) fn count_only(exchange: &mut Exchange, cookie: &str, parts: &Parts) {
+    let mut found = headers::cookies(&parts.headers).filter(|(name, _)| *name == cookie.as_bytes());
+    exchange.session = found.next().map(|(_, value)| xxhash_rust::xxh3::xxh3_64(value));
+}
+
+/// How an exchange goes on after its session was looked for.
+pub(super) enum Entry {
+    Goes(Visit),
+    /// To the page where one logs in.
+    ToLogin(Response<bytes::Bytes>),
+}
+
+/// Finds the session, and refuses who needs one and has none.
+pub(super) async fn enter(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    snapshot: &Rc<Arc<Snapshot>>,
+    route: &Route,
+    (at, pool): (usize, &SharedPool),
+    coming: Coming,
+    uri: &Uri,
+) -> Result<Entry, Error> {
+    let now = Clock::wall(exchange.arrived).seconds();
+    let client = worker.sessions.client(worker, &pool.store);
+    let metrics = &snapshot.pools[at].pool.metrics;
+    let mut degraded = false;
+    let found = match coming.shown {
+        Err(absence) => Recall::None(absence),
+        Ok(cookie) => match session::recall(&pool.realm, &*client, cookie, now).await {
+            Ok(Recall::Session(found)) if pool.store.owes_end(&found.lineage_key) => Recall::None(Absence::Missing),
+            Ok(found) => found,
+            Err(error) => {
+                let goes_on = route.session == SessionNeed::Optional
+                    && coming.is_safe
+                    && pool.settings.on_store_error == OnStoreError::Anonymous;
+                if !goes_on {
+                    count(worker, metrics, SessionEvent::StoreError);
+                    return Err(Error::because(Kind::SessionStore { ran: false }, &error));
+                }
+                count(worker, metrics, SessionEvent::Degraded);
+                degraded = true;
+                Recall::None(Absence::NoCookie)
+            }
+        },
+    };
+    if let Recall::None(absence) = &found {
+        if let Some(event) = absence.event() {
+            count(worker, metrics, event);
+        }
+        if *absence == Absence::Several && !coming.is_safe {
+            return Err(Error::new(Kind::TwoSessions));
+        }
+    }
+    let logged_in = found.session().is_some_and(|session| session.lineage.login.is_some());
+    if route.session == SessionNeed::Required && !logged_in {
+        return match &route.login_url {
+            Some(login) if coming.is_navigation => Ok(Entry::ToLogin(reply::to_login(login, uri))),
+            _ => Err(Error::new(Kind::LoginRequired)),
+        };
+    }
+    exchange.session = found.session().map(|session| xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
+    let token = worker.sessions.token(snapshot, pool, found.session(), degraded, now);
+    Ok(Entry::Goes(Visit {
+        worker: Rc::clone(worker),
+        snapshot: Rc::clone(snapshot),
+        at,
+        pool: worker.sessions.pool(snapshot, at, pool),
+        client,
+        found,
+        degraded,
+        may_set_cookie: coming.may_set_cookie,
+        https: coming.https,
+        is_navigation: coming.is_navigation,
+        is_safe: coming.is_safe,
+        token,
+        live: RefCell::new(None),
+        nonce: RefCell::new(None),
+    }))
+}
+
+fn count(worker: &Worker, metrics: &PoolMetrics, event: SessionEvent) {
+    metrics.cells.of(worker.id).session_events[event.index()].add(1);
+}
+
+impl Visit {
+    /// Every visit is to a pool that has this.
+    fn pool(&self) -> &SharedPool {
+        &self.pool
+    }
+
+    fn count(&self, event: SessionEvent) {
+        count(&self.worker, &self.snapshot.pools[self.at].pool.metrics, event);
+    }
+
+    /// Tells the server of one attempt. What the attempt before was told counts no more.
+    pub(super) fn begin_attempt(&self, headers: &mut HeaderMap) {
+        let nonce = Nonce::new(&mut SystemEntropy);
+        headers.insert(contract::SESSION, self.token.clone());
+        if let Ok(text) = HeaderValue::try_from(nonce.text()) {
+            headers.insert(contract::REQUEST, text);
+        }
+        let live = self.worker.runtime.attempts.begin(nonce, || self.pool().clone(), || self.found.clone());
+        if let Some(before) = self.live.replace(live) {
+            self.worker.runtime.attempts.forget(&before);
+        }
+        *self.nonce.borrow_mut() = Some(nonce);
+    }
+
+    /// The session's public name, for what lasts longer than the exchange.
+    pub(super) fn watch(&self) -> Option<Watch> {
+        let session = self.found.session()?;
+        Some(Watch {
+            sid: session.lineage.sid,
+            cookie: session.successor.clone().unwrap_or_else(|| session.cookie.clone()),
+            pool: Rc::clone(&self.pool),
+            client: Rc::clone(&self.client),
+        })
+    }
+
+    /// Makes true what the server said, and says in the response what the client has to know.
+    pub(super) async fn conclude(&self, exchange: &mut Exchange, headers: &mut HeaderMap) -> Result<(), Error> {
+        let now = Clock::wall(Clock::now()).seconds();
+        let told = self.live.borrow_mut().take();
+        let (found, mut pending) = match &told {
+            None => (None, None),
+            Some(live) => live.head_leaves().await,
+        };
+        if let Some(live) = &told {
+            // Its nonce counts a little longer: for reading, and for data.
+            self.worker.runtime.attempts.linger(live);
+        }
+        let found = found.as_ref().unwrap_or(&self.found);
+        let said = self.said(headers)?;
+        let committed = if said.directives.is_empty() {
+            self.without_directives(found, &said, pending.is_some(), now).await
+        } else {
+            Some(self.commit(found, &said.directives, now).await?)
+        };
+        if let Some(committed) = committed {
+            pending = Some(merge(pending, committed));
+        }
+        if let Some(committed) = pending {
+            self.answer(exchange, committed, headers);
+        } else if let Recall::None(absence) = found
+            && absence.is_final()
+            && self.is_navigation
+        {
+            self.set_cookie(&CookieDecision::Expire, headers);
+        }
+        Ok(())
+    }
+
+    fn said(&self, headers: &HeaderMap) -> Result<Said, Error> {
+        if !contract::says_something(headers) {
+            return Ok(Said::default());
+        }
+        let Some(nonce) = *self.nonce.borrow() else { return Ok(Said::default()) };
+        let said = contract::directives(headers, &nonce).map_err(|error| {
+            self.count(SessionEvent::BadDirective);
+            Error::because(Kind::BadDirective, &error)
+        })?;
+        for _ in 0..said.foreign {
+            self.count(SessionEvent::ForeignDirective);
+        }
+        Ok(said)
+    }
+
+    /// Keeps the session alive, and its cookie young.
+    async fn without_directives(&self, found: &Recall, said: &Said, has_pending: bool, now: u64) -> Option<Committed> {
+        let session = found.session()?;
+        if !said.directives.no_touch && session.touch_is_due(&self.pool().realm, now) {
+            self.later(session, |realm, client, session| async move {
+                let _ = session::touch(&realm, &*client, &session, now).await;
+            });
+        }
+        if session.is_to_be_confirmed() {
+            self.later(session, |realm, client, session| async move {
+                let _ = session::confirm(&realm, &*client, &session, now).await;
+            });
+        }
+        if has_pending || (session.successor.is_none() && !session.renewal_is_due(&self.pool().realm, now)) {
+            return None;
+        }
+        let committer = Committer { realm: &self.pool().realm, store: &*self.client, now };
+        // A cookie that is not renewed now is renewed with the next response.
+        let renewed = committer.renew_if_due(session, &mut SystemEntropy).await.ok()?;
+        renewed.events.iter().for_each(|event| self.count(*event));
+        Some(renewed)
+    }
+
+    /// Something that the client need not wait for; it ends with the store's deadline.
+    fn later<F: Future<Output = ()> + 'static>(
+        &self,
+        session: &Session,
+        act: impl FnOnce(Arc<session::Realm>, Rc<Client>, Session) -> F,
+    ) {
+        tasks::spawn(act(Arc::clone(&self.pool().realm), Rc::clone(&self.client), session.clone()));
+    }
+
+    async fn commit(&self, found: &Recall, directives: &Directives, now: u64) -> Result<Committed, Error> {
+        if !self.may_set_cookie && found.session().is_none() {
+            self.count(SessionEvent::BadDirective);
+            return Err(Error::because(Kind::BadDirective, &"sessions need https"));
+        }
+        if self.degraded {
+            return Err(Error::new(Kind::SessionStore { ran: !self.is_safe }));
+        }
+        let committer = Committer { realm: &self.pool().realm, store: &*self.client, now };
+        let committed = committer.commit(found, directives, &mut SystemEntropy).await;
+        if let Ok(committed) = &committed {
+            committed.events.iter().for_each(|event| self.count(*event));
+            self.worker.end_sessions(&self.client, &committed.ended);
+        }
+        committed.map_err(|refusal| self.refuse(found, directives, &refusal))
+    }
+
+    fn refuse(&self, found: &Recall, directives: &Directives, refusal: &Refusal) -> Error {
+        let ran = !self.is_safe;
+        let (kind, event) = match refusal {
+            Refusal::WrongVersion | Refusal::Gone | Refusal::Contended => {
+                (Kind::SessionConflict { ran }, SessionEvent::Conflict)
+            }
+            Refusal::Bad(_) | Refusal::Oversized(_) => (Kind::BadDirective, SessionEvent::BadDirective),
+            Refusal::Store(StoreError::Full) => (Kind::SessionStore { ran }, SessionEvent::StoreError),
+            Refusal::Store(_) => (Kind::SessionStore { ran }, SessionEvent::StoreError),
+        };
+        self.count(event);
+        let mut error = Error::because(kind, refusal);
+        if let (Refusal::Store(_), Some(session)) = (refusal, found.session())
+            && matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll))
+        {
+            // It is over for this proxy, and for all as soon as the store answers.
+            self.pool().store.owe_end(session.lineage_key);
+            self.worker.end_sessions(&self.client, &[session.lineage.sid]);
+            error.cookie = self.cookie_line(&CookieDecision::Expire);
+        }
+        error
+    }
+
+    fn answer(&self, exchange: &mut Exchange, committed: Committed, headers: &mut HeaderMap) {
+        if let Some(session) = &committed.now {
+            exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
+        }
+        if committed.logged_out
+            && self.https
+            && let Some(clear) = &self.pool().settings.clear_site_data
+        {
+            headers.insert("clear-site-data", clear.clone());
+        }
+        self.set_cookie(&committed.cookie, headers);
+    }
+
+    fn set_cookie(&self, decision: &CookieDecision, headers: &mut HeaderMap) {
+        if let Some(line) = self.cookie_line(decision) {
+            headers.append(header::SET_COOKIE, line);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+    }
+
+    fn cookie_line(&self, decision: &CookieDecision) -> Option<HeaderValue> {
+        let name = if self.https { &*self.pool().settings.cookie } else { self.pool().settings.plain_cookie() };
+        let value = match decision {
+            CookieDecision::Leave => return None,
+            CookieDecision::Set(cookie) => cookie.value().to_string(),
+            CookieDecision::Expire => String::new(),
+        };
+        let mut line = Cookie::build((name, value)).path("/").http_only(true).same_site(SameSite::Lax);
+        if self.https {
+            line = line.secure(true);
+        }
+        if *decision == CookieDecision::Expire {
+            line = line.max_age(cookie::time::Duration::ZERO);
+        }
+        HeaderValue::try_from(line.build().to_string()).ok()
+    }
+}
+
+impl Drop for Visit {
+    /// An attempt that ends without an answer counts no more.
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            self.worker.runtime.attempts.forget(&live);
+        }
+    }
+}
+
+/// What the side API did, and what the response does besides.
+fn merge(before: Option<Committed>, after: Committed) -> Committed {
+    let Some(before) = before else { return after };
+    Committed {
+        cookie: if after.cookie == CookieDecision::Leave { before.cookie } else { after.cookie },
+        now: after.now.or(before.now),
+        logged_out: before.logged_out || after.logged_out,
+        events: after.events,
+        ended: after.ended,
+    }
+}
+
+/// A session that something long-lived belongs to.
+pub(super) struct Watch {
+    pub(super) sid: Sid,
+    cookie: SessionCookie,
+    pool: Rc<SharedPool>,
+    client: Rc<Client>,
+}
+
+impl Watch {
+    /// How often it is to be looked at.
+    pub(super) fn every(&self) -> std::time::Duration {
+        self.pool.settings.tunnel_recheck
+    }
+
+    /// Whether the session still is; a store that does not answer has not ended it.
+    pub(super) async fn lives(&self) -> bool {
+        let now = Clock::wall(Clock::now()).seconds();
+        let found = session::recall(&self.pool.realm, &*self.client, self.cookie.clone(), now).await;
+        !matches!(found, Ok(Recall::None(_)))
+    }
+}
+
+/// Whether the proxy keeps the sessions of this pool, for this route.
+pub(super) fn is_kept<'e>(entry: &'e PoolEntry, route: &Route) -> Option<&'e SharedPool> {
+    let shared = entry.shared.as_ref()?;
+    (shared.settings.held_by == HeldBy::Proxy && route.session != SessionNeed::Off).then_some(shared)
+}

@@ -1,0 +1,123 @@
+//! What was read a moment ago, for stores on the network: reads may be that old, writes never.
+//!
+//! Off unless it is asked for. What this proxy writes or ends it forgets at once, before and after: an older record that
+//! was read meanwhile must not outlive the change.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, Moment};
+use crate::session::store::{Ask, Entry, Key};
+
+/// Records remembered; past it nothing more is, until some have got too old.
+const MOST: usize = 65_536;
+
+pub(super) struct Near {
+    span: Duration,
+    records: Mutex<HashMap<Key, (Option<Entry>, Moment)>>,
+}
+
+impl Near {
+    pub(super) fn new(span: Duration) -> Self {
+        Near { span, records: Mutex::default() }
+    }
+
+    /// The records of all these keys, if all are known well enough.
+    pub(super) fn read(&self, keys: &[Key], now: Moment) -> Option<Vec<Option<Entry>>> {
+        if self.span.is_zero() {
+            return None;
+        }
+        let records = self.records.lock();
+        let fresh = |key: &Key| {
+            let (entry, at) = records.get(key)?;
+            let age = now.since(*at);
+            let aged = |entry: &Entry| Entry { expires_in: entry.expires_in.saturating_sub(age), ..entry.clone() };
+            (age < self.span).then(|| entry.as_ref().map(aged))
+        };
+        keys.iter().map(fresh).collect()
+    }
+
+    /// Remembers what was read. That there is no record is not remembered: the next moment may make it.
+    pub(super) fn keep(&self, keys: &[Key], entries: &[Option<Entry>], now: Moment) {
+        if self.span.is_zero() {
+            return;
+        }
+        let mut records = self.records.lock();
+        for (key, entry) in keys.iter().zip(entries) {
+            if entry.is_some() && (records.len() < MOST || records.contains_key(key)) {
+                records.insert(*key, (entry.clone(), now));
+            }
+        }
+    }
+
+    /// Forgets what an operation is about to change.
+    pub(super) fn forget(&self, ask: &Ask) {
+        if self.span.is_zero() {
+            return;
+        }
+        let mut records = self.records.lock();
+        let mut forget = |key: &Key| drop(records.remove(key));
+        match ask {
+            Ask::Read(_) => {}
+            Ask::Change(change) => {
+                change.put.iter().for_each(|put| forget(&put.key));
+                change.delete.iter().for_each(&mut forget);
+                forget(&change.guard.key());
+            }
+            Ask::Touch(keys) => keys.iter().for_each(|(key, _)| forget(key)),
+            Ask::Delete(keys) => keys.iter().for_each(forget),
+        }
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn sweep(&self) {
+        if !self.span.is_zero() {
+            let now = Clock::now();
+            self.records.lock().retain(|_, (_, at)| now.since(*at) < self.span);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::store::Kind;
+
+    const KEY: Key = Key { tag: 1, kind: Kind::Lineage, id: [1; 20] };
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_nanos(millis * 1_000_000)
+    }
+
+    fn entry() -> Option<Entry> {
+        Some(Entry { revision: 1, value: "x".into(), expires_in: Duration::from_secs(10) })
+    }
+
+    #[test]
+    fn what_was_read_is_known_for_its_span_and_no_longer() {
+        let near = Near::new(Duration::from_secs(1));
+        near.keep(&[KEY], &[entry()], at(0));
+        let known = near.read(&[KEY], at(900)).unwrap();
+        assert_eq!(known[0].as_ref().unwrap().expires_in, Duration::from_millis(9_100));
+        assert_eq!(near.read(&[KEY], at(1_000)), None);
+        near.keep(&[KEY], &[None], at(2_000));
+        assert_eq!(near.read(&[KEY], at(2_000)), None, "absence is not remembered");
+    }
+
+    #[test]
+    fn what_is_ended_is_forgotten_at_once() {
+        let near = Near::new(Duration::from_secs(1));
+        near.keep(&[KEY], &[entry()], at(0));
+        near.forget(&Ask::Delete(vec![KEY]));
+        assert_eq!(near.read(&[KEY], at(1)), None);
+    }
+
+    #[test]
+    fn off_is_off() {
+        let near = Near::new(Duration::ZERO);
+        near.keep(&[KEY], &[entry()], at(0));
+        assert_eq!(near.read(&[KEY], at(0)), None);
+    }
+}
