@@ -20,6 +20,7 @@ mod reload;
 mod routing;
 mod scaling;
 mod sessions;
+mod shared_store;
 mod sticky;
 mod support;
 mod tls;

@@ -7,6 +7,7 @@ pub mod certs;
 pub mod client;
 pub mod origin;
 pub mod proxy;
+pub mod redis;
 pub mod saying;
 
 use std::time::{Duration, Instant};

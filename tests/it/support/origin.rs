@@ -50,6 +50,8 @@ struct Shared {
     feels: Mutex<String>,
     /// Closes every connection after its first answer, without saying so.
     closes: AtomicBool,
+    /// Lets those go on that have to wait.
+    goes_on: tokio::sync::Notify,
     /// The codes of the Closes that WebSockets were given.
     goodbyes: Arc<Mutex<Vec<u16>>>,
 }
@@ -171,6 +173,11 @@ impl Origin {
     /// The codes of the Closes that its WebSockets were given.
     pub fn goodbyes(&self) -> Vec<u16> {
         self.shared.goodbyes.lock().unwrap().clone()
+    }
+
+    /// Lets a request to `/say-later` go on.
+    pub fn go_on(&self) {
+        self.shared.goes_on.notify_one();
     }
 
     pub fn close_after_each_answer(&self) {
@@ -319,7 +326,21 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
             reply(200, name, full("slept"))
         }
         "echo" => reply(200, name, full(body)),
-        "say" => {
+        "increment" => {
+            let claims = super::saying::claims(&parts.headers);
+            let (count, version) = (claims["d"]["count"].as_u64().unwrap_or_default(), &claims["ver"]);
+            let lines = format!("patch {{\"count\":{}}}\nif {version}", count + 1);
+            let (_, fields, told) = super::saying::say(&parts.headers, lines.as_bytes());
+            let mut answer = reply(200, name, full(told));
+            for (name, value) in fields {
+                answer.headers_mut().append(name, value);
+            }
+            answer
+        }
+        "say" | "say-later" => {
+            if path == "/say-later" {
+                shared.goes_on.notified().await;
+            }
             let (status, fields, told) = super::saying::say(&parts.headers, &body);
             let mut answer = reply(status, name, full(told));
             for (name, value) in fields {
