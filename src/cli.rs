@@ -118,6 +118,43 @@ enum CtlAction {
     Reload,
     /// What a pin cookie says, and what would happen now and why
     Explain { cookie: String },
+    /// Who is logged in where the proxy keeps the sessions, and an end to that
+    Sessions {
+        #[command(subcommand)]
+        action: SessionsAction,
+    },
+}
+
+#[derive(Subcommand)]
+enum SessionsAction {
+    /// A line per session, of all who are logged in, of a realm, or of one subject
+    List {
+        /// As in [pool.shared]; default: all
+        #[arg(long)]
+        realm: Option<String>,
+        /// Who has logged in; default: everybody
+        #[arg(long, requires = "realm")]
+        subject: Option<String>,
+    },
+    /// One session
+    Show {
+        /// As `list` names it
+        #[arg(value_name = "REF", allow_hyphen_values = true)]
+        reference: String,
+    },
+    /// End one session, or all of a subject
+    Revoke {
+        /// As `list` names it
+        #[arg(value_name = "REF", allow_hyphen_values = true)]
+        #[arg(required_unless_present_any = ["realm", "subject"], conflicts_with_all = ["realm", "subject"])]
+        reference: Option<String>,
+        /// The realm of the subject
+        #[arg(long, requires = "subject")]
+        realm: Option<String>,
+        /// Whose sessions end, all of them
+        #[arg(long, requires = "realm")]
+        subject: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -209,10 +246,24 @@ fn control(mut given: ctl::Given<'_>, json: bool, action: CtlAction) -> ExitCode
         CtlAction::Weight { server, weight } => ctl::Action::Weight { server, weight },
         CtlAction::Reload => ctl::Action::Reload,
         CtlAction::Explain { cookie } => ctl::Action::Explain(cookie),
+        CtlAction::Sessions { action } => of_sessions(action),
     };
     match ctl::run(&contact, action, json) {
         Ok(text) => print(&text),
         Err(error) => finish(Err(error)),
+    }
+}
+
+fn of_sessions(action: SessionsAction) -> ctl::Action {
+    match action {
+        SessionsAction::List { realm, subject } => ctl::Action::ListSessions { realm, subject },
+        SessionsAction::Show { reference } => ctl::Action::ShowSession(reference),
+        SessionsAction::Revoke { reference: Some(reference), .. } => ctl::Action::RevokeSession(reference),
+        SessionsAction::Revoke { realm, subject, .. } => {
+            // The command line has both where there is no reference.
+            let (realm, subject) = (realm.unwrap_or_default(), subject.unwrap_or_default());
+            ctl::Action::RevokeSubject { realm, subject }
+        }
     }
 }
 

@@ -12,12 +12,15 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
 
-use crate::config::AdminAddress;
+use crate::private::Address;
 use crate::routing::Authority;
 use crate::tasks;
 use crate::tls::{self, ClientConfig, ClientSettings, ServerName};
@@ -35,6 +38,10 @@ pub enum Action {
     Weight { server: ServerRef, weight: u32 },
     Reload,
     Explain(String),
+    ListSessions { realm: Option<String>, subject: Option<String> },
+    ShowSession(String),
+    RevokeSession(String),
+    RevokeSubject { realm: String, subject: String },
 }
 
 /// `POOL/SERVER`.
@@ -144,7 +151,23 @@ fn request_of(action: &Action) -> (Method, String, Option<Value>) {
         Action::Weight { server: at, weight } => (Method::PUT, server(at, "weight"), Some(json!({ "weight": weight }))),
         Action::Reload => (Method::POST, "/api/v1/reload".to_owned(), None),
         Action::Explain(cookie) => (Method::POST, "/api/v1/explain".to_owned(), Some(json!({ "cookie": cookie }))),
+        Action::ListSessions { realm, subject } => {
+            (Method::GET, sessions_path(realm.as_deref(), subject.as_deref()), None)
+        }
+        Action::ShowSession(reference) => (Method::GET, session_path(reference), None),
+        Action::RevokeSession(reference) => (Method::DELETE, session_path(reference), None),
+        Action::RevokeSubject { realm, subject } => (Method::DELETE, sessions_path(Some(realm), Some(subject)), None),
     }
+}
+
+fn session_path(reference: &str) -> String {
+    format!("/api/v1/sessions/{}", encode(reference))
+}
+
+fn sessions_path(realm: Option<&str>, subject: Option<&str>) -> String {
+    let parameters = [("realm", realm), ("subject", subject)];
+    let given = parameters.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", encode(value?))));
+    format!("/api/v1/sessions?{}", given.collect::<Vec<_>>().join("&"))
 }
 
 async fn call(
@@ -224,6 +247,9 @@ fn for_people(action: &Action, value: &Value) -> String {
         Action::Pools => table(value),
         Action::Reload => "The configuration was reloaded.\n".to_owned(),
         Action::Explain(_) => explanation(value),
+        Action::ListSessions { .. } => sessions(value),
+        Action::ShowSession(_) => session(value),
+        Action::RevokeSession(_) | Action::RevokeSubject { .. } => revoked(value),
         _ => {
             let text = |key: &str| value[key].as_str().unwrap_or_default();
             let drain = &value["drain"];
@@ -303,13 +329,59 @@ fn table(pools: &Value) -> String {
             ]);
         }
     }
+    in_columns(&rows)
+}
+
+/// Rows, each column as wide as its widest cell.
+fn in_columns<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: Vec<usize> =
-        (0..COLUMNS.len()).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 12]| {
+        (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; N]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+/// A line per session.
+fn sessions(value: &Value) -> String {
+    let mut rows = vec![SESSION_FIELDS.map(str::to_owned)];
+    rows.extend(value["sessions"].as_array().into_iter().flatten().map(session_cells));
+    let more = if value["more"] == true { "There are more: narrow it down by --realm and --subject.\n" } else { "" };
+    format!("{}{more}", in_columns(&rows))
+}
+
+/// A line per field of a session.
+fn session(value: &Value) -> String {
+    let cells = SESSION_FIELDS.map(str::to_owned).into_iter().zip(session_cells(value));
+    in_columns(&cells.map(|(name, cell)| [name, cell]).collect::<Vec<_>>())
+}
+
+const SESSION_FIELDS: [&str; 6] = ["realm", "subject", "created", "live", "sid", "ref"];
+
+fn session_cells(session: &Value) -> [String; 6] {
+    SESSION_FIELDS.map(|field| match &session[field] {
+        // A name must not look like a line of its own.
+        Value::String(text) => text.replace('\n', "\u{fffd}"),
+        Value::Number(seconds) if field == "created" => seconds.as_i64().and_then(date).unwrap_or_default(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    })
+}
+
+const DATE: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+
+fn date(seconds: i64) -> Option<String> {
+    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(DATE).ok()
+}
+
+fn revoked(value: &Value) -> String {
+    match value["ended"].as_array().map_or(0, Vec::len) {
+        0 => "No session was there to be ended.\n".to_owned(),
+        1 => "1 session was ended.\n".to_owned(),
+        count => format!("{count} sessions were ended.\n"),
+    }
 }
 
 fn explanation(value: &Value) -> String {
@@ -408,10 +480,10 @@ fn at_address(text: &str, ca: Option<&Path>) -> Result<Contact, String> {
 fn of_file(path: &Path) -> Result<Contact, String> {
     let known = crate::config::admin_contact(path).map_err(|error| error.to_string())?;
     let place = match known.address {
-        AdminAddress::Unix(path) => Place::Unix(path),
+        Address::Unix(path) => Place::Unix(path),
         // Where it listens everywhere, it is here as well.
-        AdminAddress::Tcp(at) if at.ip().is_unspecified() => Place::Tcp(format!("localhost:{}", at.port())),
-        AdminAddress::Tcp(at) => Place::Tcp(at.to_string()),
+        Address::Tcp(at) if at.ip().is_unspecified() => Place::Tcp(format!("localhost:{}", at.port())),
+        Address::Tcp(at) => Place::Tcp(at.to_string()),
     };
     let tls = known.certificate.map(|path| {
         let leaf = authorities(&path)?.swap_remove(0);

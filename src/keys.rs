@@ -5,6 +5,8 @@
 //! No ring key is used itself: each use derives its own by HKDF-SHA-256 (RFC 5869) with a label of its own, so what
 //! one use leaks tells nothing about another. Sealing is AES-256-GCM-SIV (RFC 8452), which tolerates a repeated nonce.
 
+use std::cell::RefCell;
+
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{constant_time, digest, hkdf, hmac};
 use data_encoding::BASE64URL_NOPAD;
@@ -79,15 +81,36 @@ pub fn fresh<const N: usize>(entropy: &mut dyn Entropy) -> [u8; N] {
     bytes
 }
 
-/// The operating system's own source.
+/// The operating system's own source, asked for some at a time: each question is a system call.
 #[derive(Clone, Copy, Default)]
 pub struct SystemEntropy;
+
+const DRAWN_BYTES: usize = 512;
+
+thread_local! {
+    /// What was drawn; what lies before the mark has been given away.
+    static DRAWN: RefCell<(Zeroizing<[u8; DRAWN_BYTES]>, usize)> =
+        RefCell::new((Zeroizing::new([0; DRAWN_BYTES]), DRAWN_BYTES));
+}
 
 impl Entropy for SystemEntropy {
     /// # Panics
     /// When the operating system has no entropy to give: no secret can be made then.
     fn fill(&mut self, bytes: &mut [u8]) {
-        getrandom::fill(bytes).expect("the operating system gives random bytes");
+        if bytes.len() > DRAWN_BYTES {
+            return getrandom::fill(bytes).expect("the operating system gives random bytes");
+        }
+        DRAWN.with_borrow_mut(|(drawn, given)| {
+            if bytes.len() > DRAWN_BYTES - *given {
+                getrandom::fill(drawn.as_mut_slice()).expect("the operating system gives random bytes");
+                *given = 0;
+            }
+            let (taken, _) = drawn[*given..].split_at_mut(bytes.len());
+            bytes.copy_from_slice(taken);
+            // Nobody is given the same bytes, and nobody finds them here afterwards.
+            taken.fill(0);
+            *given += bytes.len();
+        });
     }
 }
 

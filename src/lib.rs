@@ -15,8 +15,8 @@
 //! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
 //! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`],
-//! [`rate`], [`recent`]); state ([`pool`]); effects ([`tls`], [`listener`],
-//! [`upstream`], [`probe`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`]); and the shell
+//! [`rate`], [`recent`], [`session`]); state ([`pool`]); effects ([`tls`], [`listener`],
+//! [`upstream`], [`store`], [`probe`], [`private`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`], [`session_api`]); and the shell
 //! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
 pub mod admin;
@@ -36,6 +36,7 @@ pub mod listener;
 pub mod metrics;
 pub mod names;
 pub mod pool;
+pub mod private;
 pub mod probe;
 pub mod proxy;
 pub mod rate;
@@ -43,6 +44,7 @@ pub mod recent;
 pub mod routing;
 pub mod runtime;
 pub mod session;
+pub mod session_api;
 pub mod store;
 pub mod tasks;
 pub mod tls;

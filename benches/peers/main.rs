@@ -5,6 +5,7 @@
 //!     cargo bench --bench peers                          # 3 rounds of 5 s
 //!     cargo bench --bench peers -- --rounds 5 --seconds 30 --plot peers.svg
 //!     cargo bench --bench peers -- --only resumption     # scenarios whose name has this in it, and nothing else
+//!     cargo bench --bench peers -- --only shared         # what sessions in the proxy cost beside pins
 //!
 //! Each proxy has one worker, pinned to core 0; four origins (one nginx) and the load are pinned to core 1. The figure
 //! is user and system time of all the proxy's processes, from /proc/PID/stat, divided by the answered requests: on a
@@ -167,7 +168,7 @@ fn main() {
     let file = directory.join("origins.conf");
     let origins = start("1", text(&nginx.program), &["-p", text(&directory), "-c", text(&file)]);
     let running: Vec<Running> = proxies.iter().map(|proxy| proxy.start(&directory)).collect();
-    let cookies: Vec<String> = proxies.iter().map(|proxy| wait_for_cookie(proxy.port)).collect();
+    let cookies: Vec<String> = proxies.iter().map(|proxy| wait_for_cookie(proxy.port, "/1k")).collect();
 
     for (proxy, cookie) in proxies.iter().zip(&cookies) {
         // What is made once, at the first handshakes, is not the exchanges'.
@@ -196,8 +197,8 @@ fn main() {
     drop(running);
     if only.is_empty() {
         print_memory(&directory, &proxies);
-        compare_sizes(&directory, nginx, rounds, seconds);
     }
+    compare_sizes(&directory, nginx, rounds, seconds, &only);
     drop(origins);
     let _ = fs::remove_dir_all(&directory);
 }
@@ -244,7 +245,7 @@ fn print_memory(directory: &Path, proxies: &[Proxy]) {
     println!("\nKiB per idle TLS connection ({IDLE} of them, each after one request)\n");
     for proxy in proxies {
         let process = proxy.start(directory);
-        wait_for_cookie(proxy.port);
+        wait_for_cookie(proxy.port, "/1k");
         let pid = process.0.id();
         drop(client::idle(proxy.port, 50));
         std::thread::sleep(Duration::from_secs(2));
@@ -288,7 +289,7 @@ struct Sizes<'a> {
 
 /// steadfast beside itself: more servers, more workers. nginx with more workers tells what the machine makes of two
 /// processes on two cores that the load is on as well.
-fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64) {
+fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64, only: &str) {
     let own = Path::new(env!("CARGO_BIN_EXE_steadfast"));
     let run = |file: &Path| vec!["run".to_owned(), "--config".to_owned(), text(file).to_owned()];
     let nginx_run = |file: &Path| {
@@ -296,6 +297,7 @@ fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64) {
         ["-p", directory, "-c", text(file)].map(str::to_owned).to_vec()
     };
     let few = || (FIRST_PORT, steadfast(FIRST_PORT, 21_900, 1, 4));
+    let shared = (FIRST_PORT + 1, shared(&steadfast(FIRST_PORT + 1, 21_901, 1, 4)));
     let more = |workers, servers| (FIRST_PORT + 1, steadfast(FIRST_PORT + 1, 21_901, workers, servers));
     let nginx_with = |port: u16, workers| (port, self::nginx(directory, nginx, port, workers));
     let of_own = |name: &str, core, larger, times| Sizes {
@@ -307,6 +309,7 @@ fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64) {
         times,
     };
     let all = [
+        of_own("steadfast, shared sessions beside sticky", "0", shared, 1),
         of_own("steadfast, 1,000 servers beside 4", "0", more(1, 1_000), 1),
         of_own("steadfast, two workers beside one, on two cores", "0,1", more(2, 4), 2),
         of_own("steadfast, two workers beside one, on one core", "0", more(2, 4), 2),
@@ -319,8 +322,8 @@ fn compare_sizes(directory: &Path, nginx: &Proxy, rounds: u64, seconds: u64) {
             times: 2,
         },
     ];
-    println!("\n| | scenario | larger | smaller | ratio |\n|---|---|---|---|---|");
-    all.iter().for_each(|sizes| compare(directory, sizes, rounds, seconds));
+    println!("\n| | scenario | first | beside | ratio |\n|---|---|---|---|---|");
+    all.iter().filter(|sizes| sizes.name.contains(only)).for_each(|sizes| compare(directory, sizes, rounds, seconds));
 }
 
 fn compare(directory: &Path, sizes: &Sizes<'_>, rounds: u64, seconds: u64) {
@@ -332,7 +335,7 @@ fn compare(directory: &Path, sizes: &Sizes<'_>, rounds: u64, seconds: u64) {
     });
     let ports = sizes.both.each_ref().map(|(port, _)| *port);
     let times = [sizes.times, 1];
-    let cookies = ports.map(wait_for_cookie);
+    let cookies = ports.map(|port| wait_for_cookie(port, "/login"));
     for (port, cookie) in ports.iter().zip(&cookies) {
         load(directory, COMPARED[0], *port, 1, cookie, 1);
     }
@@ -442,10 +445,10 @@ fn start(core: &str, program: &str, arguments: &[&str]) -> Running {
 }
 
 /// Waits until a proxy answers, and gives the cookie that it set.
-fn wait_for_cookie(port: u16) -> String {
+fn wait_for_cookie(port: u16, path: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let url = format!("https://127.0.0.1:{port}/1k");
+        let url = format!("https://127.0.0.1:{port}{path}");
         let output = Command::new("curl").args(["-sk", "-D-", "-o/dev/null", &url]).output().expect("curl runs");
         let head = String::from_utf8_lossy(&output.stdout).into_owned();
         let cookie =
@@ -529,8 +532,10 @@ fn origins(directory: &Path) -> String {
     let listen = ORIGIN_PORTS.map(|port| format!("listen 127.0.0.1:{port};")).join(" ");
     format!(
         "{}open_file_cache max=10;\nserver {{ {listen} root {}; default_type text/plain; \
-         add_header Cache-Control no-store; }}\n}}\n",
+         add_header Cache-Control no-store;\nlocation = /login {{ alias {}/1k; \
+         add_header Steadfast-Session-Op 'login;sub=\"bench\";rid=\"$http_steadfast_session_request\"'; }} }}\n}}\n",
         nginx_head(directory, "origins.pid", 1),
+        text(directory),
         text(directory)
     )
 }
@@ -550,6 +555,17 @@ fn steadfast(port: u16, admin: u16, workers: usize, servers: usize) -> String {
          [[pool]]\nname = \"bench\"\nmode = \"sticky\"\n[pool.connections]\nidle = 256\n{}",
         servers.collect::<String>()
     )
+}
+
+/// The same with sessions in the proxy: the embedded store, in memory.
+fn shared(sticky: &str) -> String {
+    let bench = "name = \"bench\"\nmode = ";
+    let shared = sticky.replace(&format!("{bench}\"sticky\""), &format!("{bench}\"shared\""));
+    let shared = shared.replace(
+        "[pool.connections]\nidle = 256\n",
+        "[pool.shared]\nstore = \"main\"\n[pool.connections]\nidle = 256\n",
+    );
+    format!("{shared}[[store]]\nname = \"main\"\n")
 }
 
 /// Debian's nginx has no sticky cookie of its own: a map from the cookie to the server does the same work.

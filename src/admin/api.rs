@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::explain::explain;
+use super::sessions::Sessions;
 use super::{PATIENCE, ReloadRequest, Reply, describe, problem, reply};
 use crate::clock::Clock;
 use crate::config::parse_duration;
@@ -21,40 +22,60 @@ pub(super) const PREFIX: &str = "/api/v1/";
 const MOST_BODY_BYTES: usize = 64 * 1024;
 const HEAVIEST: u64 = 1_000;
 
+/// For a call that may be answered if it is made again.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
 /// Why a call is not answered as it was meant.
-pub(super) struct Refusal(StatusCode, String);
+pub(super) struct Refusal {
+    status: StatusCode,
+    why: String,
+    retry_after: Option<u32>,
+}
 
 pub(super) type Answer = Result<Value, Refusal>;
 
 pub(super) fn refuse(status: StatusCode, why: impl Into<String>) -> Refusal {
-    Refusal(status, why.into())
+    Refusal { status, why: why.into(), retry_after: None }
+}
+
+/// Refuses what may be answered if it is asked again.
+pub(super) fn refuse_for_now(why: impl Into<String>) -> Refusal {
+    Refusal { retry_after: Some(RETRY_AFTER_SECONDS), ..refuse(StatusCode::SERVICE_UNAVAILABLE, why) }
 }
 
 pub(super) async fn answer(
     runtime: &Arc<Runtime>,
+    sessions: &Sessions,
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
 ) -> Reply {
-    match call(runtime, reloads, request).await {
+    match call(runtime, sessions, reloads, request).await {
         Ok(value) => reply(StatusCode::OK, "application/json", format!("{value}\n")),
         Err(refusal) => refusal.into(),
     }
 }
 
 impl From<Refusal> for Reply {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal(StatusCode::UNPROCESSABLE_ENTITY, problems) => {
-                reply(StatusCode::UNPROCESSABLE_ENTITY, "application/problem+json", problems)
-            }
-            Refusal(status, why) => problem(status, &why),
-        }
+    fn from(Refusal { status, why, retry_after }: Refusal) -> Self {
+        let mut response = match status {
+            StatusCode::UNPROCESSABLE_ENTITY => reply(status, "application/problem+json", why),
+            _ => problem(status, &why),
+        };
+        let retry_after = retry_after.map(|seconds| (header::RETRY_AFTER, HeaderValue::from(seconds)));
+        response.headers_mut().extend(retry_after);
+        response
     }
 }
 
-async fn call(runtime: &Arc<Runtime>, reloads: &mpsc::Sender<ReloadRequest>, request: Request<Incoming>) -> Answer {
+async fn call(
+    runtime: &Arc<Runtime>,
+    sessions: &Sessions,
+    reloads: &mpsc::Sender<ReloadRequest>,
+    request: Request<Incoming>,
+) -> Answer {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let words = path.strip_prefix(PREFIX).unwrap_or_default().split('/');
     let words: Vec<String> = words.map(|word| percent_decode_str(word).decode_utf8_lossy().into_owned()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -74,7 +95,11 @@ async fn call(runtime: &Arc<Runtime>, reloads: &mpsc::Sender<ReloadRequest>, req
         }
         (&Method::POST, ["reload"]) => reload(reloads).await,
         (&Method::POST, ["explain"]) => explain(&snapshot, &body_of(request).await?),
-        (_, ["pools" | "reload" | "explain", ..]) => {
+        (&Method::GET, ["sessions"]) => sessions.list(&query).await,
+        (&Method::DELETE, ["sessions"]) => sessions.revoke_all(&query).await,
+        (&Method::GET, ["sessions", reference]) => sessions.show(reference).await,
+        (&Method::DELETE, ["sessions", reference]) => sessions.revoke(reference).await,
+        (_, ["pools" | "reload" | "explain" | "sessions", ..]) => {
             Err(refuse(StatusCode::NOT_FOUND, format!("There is no {method} {path}.")))
         }
         _ => Err(refuse(StatusCode::NOT_FOUND, format!("There is no {path}."))),

@@ -9,6 +9,7 @@ use crate::imbalance::Measures;
 use crate::names::{Ineligible, LongLivedKind};
 use crate::pool::{Imbalance, Server, Wish};
 use crate::runtime::{PoolEntry, Snapshot, condition};
+use crate::store::Store;
 
 /// All that there is, and when.
 pub(super) fn everything(snapshot: &Snapshot) -> Value {
@@ -22,9 +23,9 @@ pub(super) fn pool(entry: &PoolEntry) -> Value {
     let imbalance = |imbalance: Imbalance| -> Value {
         imbalance.named().into_iter().map(|(of, measured)| (of, measures(measured))).collect()
     };
-    json!({
+    let mut described = json!({
         "name": &*entry.pool.name,
-        "mode": if entry.pool.affinity.is_some() { "sticky" } else { "none" },
+        "mode": mode(entry),
         "balance": entry.pool.balance().as_str(),
         "imbalance": imbalance(load.actual),
         "shadow_imbalance": imbalance(load.shadow),
@@ -38,7 +39,32 @@ pub(super) fn pool(entry: &PoolEntry) -> Value {
             described["scale_out_s"] = json!(measured.scale_out.map(|took| rounded(took.as_secs_f64())));
             described
         }).collect::<Value>(),
-    })
+    });
+    if let Some(shared) = &entry.shared {
+        described["store"] = store(&shared.store);
+    }
+    described
+}
+
+/// A shared pool may have soft pins besides.
+fn mode(entry: &PoolEntry) -> &'static str {
+    if entry.shared.is_some() || entry.counted_cookie.is_some() {
+        "shared"
+    } else if entry.pool.affinity.is_some() {
+        "sticky"
+    } else {
+        "none"
+    }
+}
+
+fn store(store: &Store) -> Value {
+    let mut described = json!({ "name": &*store.settings.name, "answers": store.answers() });
+    if let Some((records, bytes, evicted)) = store.holds() {
+        described["records"] = json!(records);
+        described["bytes"] = json!(bytes);
+        described["evicted"] = json!(evicted);
+    }
+    described
 }
 
 fn rounded(value: f64) -> f64 {

@@ -5,13 +5,11 @@ mod api;
 mod connections;
 mod describe;
 mod explain;
+mod sessions;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,18 +24,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use connections::{Connections, Place, Room};
+use sessions::Sessions;
 
 use crate::clock::Clock;
-use crate::config::AdminAddress;
 use crate::keys::Token;
 use crate::metrics;
 use crate::names::Limit;
+use crate::private::{Accepted, Connection, Socket};
 use crate::runtime::Runtime;
 use crate::tls::Names;
 
@@ -46,51 +43,6 @@ const MOST_STREAMS: usize = 32;
 /// For a TLS handshake, a request's head, and its body.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A bound address of the admin surface.
-pub enum Socket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, PathBuf),
-}
-
-/// Binds the admin address.
-pub fn bind(address: &AdminAddress) -> io::Result<Socket> {
-    match address {
-        AdminAddress::Tcp(address) => bind_tcp(*address),
-        AdminAddress::Unix(path) => bind_unix(path),
-    }
-}
-
-/// Binds a TCP address.
-pub fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(Socket::Tcp(listener))
-}
-
-fn bind_unix(path: &Path) -> io::Result<Socket> {
-    // A socket that an earlier process left behind is in the way; anything else there is none of ours.
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_socket {
-        let answered = std::os::unix::net::UnixStream::connect(path);
-        if answered.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            std::fs::remove_file(path)?;
-        }
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(Socket::Unix(listener, path.to_owned()))
-}
-
-impl Socket {
-    /// The address that was bound, for the log.
-    pub fn local(&self) -> String {
-        match self {
-            Socket::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string()),
-            Socket::Unix(_, path) => format!("unix:{}", path.display()),
-        }
-    }
-}
-
 /// A reload that the API asks for, and where its result goes: none for taken, or every problem.
 pub type ReloadRequest = oneshot::Sender<Result<(), Value>>;
 
@@ -98,6 +50,7 @@ struct Surface {
     runtime: Arc<Runtime>,
     /// Who reloads; none on the address that only serves metrics.
     reloads: Option<mpsc::Sender<ReloadRequest>>,
+    sessions: Sessions,
     registry: Registry,
     connections: Connections,
     /// Places of event streams among them: whoever forgets a dashboard must not shut out the others.
@@ -112,52 +65,14 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
         Err(error) => return tracing::error!(%error, "metrics cannot be registered"),
     };
     let streams = Arc::new(tokio::sync::Semaphore::new(MOST_STREAMS));
-    let surface = Rc::new(Surface { runtime, registry, reloads, connections: Connections::default(), streams });
-    let ended = match socket {
-        Socket::Tcp(listener) => match TcpListener::from_std(listener) {
-            Ok(listener) => loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => open_tcp(&surface, stream),
-                    Err(error) => pause(&error).await,
-                }
-            },
-            Err(error) => error,
-        },
-        Socket::Unix(listener, _) => match UnixListener::from_std(listener) {
-            Ok(listener) => loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        let serving = Rc::clone(&surface);
-                        surface.open(|place| async move { serving.speak(stream, None, None, place).await });
-                    }
-                    Err(error) => pause(&error).await,
-                }
-            },
-            Err(error) => error,
-        },
-    };
-    tracing::error!(error = %ended, "the admin surface cannot be served");
-}
-
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "an admin connection could not be accepted");
-    tokio::time::sleep(Duration::from_millis(50)).await;
-}
-
-fn open_tcp(surface: &Rc<Surface>, stream: TcpStream) {
-    let serving = Rc::clone(surface);
-    surface.open(|place| async move {
-        let local = stream.local_addr().ok().map(|address| address.ip());
-        let snapshot = serving.runtime.snapshot();
-        let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| serving.reloads.is_some()) else {
-            return serving.speak(stream, local, None, place).await;
-        };
-        let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
-        let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, accepting).await else { return };
-        let names = tls.facts(stream.get_ref().1).names;
-        drop(snapshot);
-        serving.speak(stream, local, Some(names), place).await;
+    let sessions = Sessions::new(Arc::clone(&runtime));
+    let connections = Connections::default();
+    let surface = Rc::new(Surface { runtime, reloads, sessions, registry, connections, streams });
+    let ended = socket.accept_all(|accepted| {
+        let serving = Rc::clone(&surface);
+        surface.open(|place| async move { serving.begin(accepted, place).await });
     });
+    tracing::error!(error = %ended.await, "the admin surface cannot be served");
 }
 
 impl Surface {
@@ -167,9 +82,26 @@ impl Surface {
         }
     }
 
+    async fn begin(self: &Rc<Self>, accepted: Accepted, place: Rc<Place>) {
+        let local = accepted.local();
+        let stream = match accepted {
+            Accepted::Unix(stream) => return self.speak(stream, None, None, place).await,
+            Accepted::Tcp(stream) => stream,
+        };
+        let snapshot = self.runtime.snapshot();
+        let Some(tls) = snapshot.admin_tls.as_ref().filter(|_| self.reloads.is_some()) else {
+            return self.speak(stream, local, None, place).await;
+        };
+        let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, accepting).await else { return };
+        let names = tls.facts(stream.get_ref().1).names;
+        drop(snapshot);
+        self.speak(stream, local, Some(names), place).await;
+    }
+
     async fn speak(
         self: &Rc<Self>,
-        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        stream: impl Connection + 'static,
         local: Option<IpAddr>,
         names: Option<Arc<Names>>,
         place: Rc<Place>,
@@ -206,7 +138,9 @@ impl Surface {
             match (request.method(), path) {
                 (&Method::GET, STREAM) => return self.stream(),
                 (&Method::POST, LOGIN) => return self.login(request).await,
-                _ if path.starts_with(api::PREFIX) => return api::answer(&self.runtime, reloads, request).await,
+                _ if path.starts_with(api::PREFIX) => {
+                    return api::answer(&self.runtime, &self.sessions, reloads, request).await;
+                }
                 _ => {}
             }
         }

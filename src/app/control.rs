@@ -17,9 +17,11 @@ use crate::clock::Clock;
 use crate::config::LoadError;
 use crate::metrics::WorkerId;
 use crate::pool::{LoadWindow, SAMPLE_EVERY};
+use crate::private::Socket;
 use crate::probe;
 use crate::proxy::AccessLogs;
 use crate::runtime::{ReloadError, Reloaded, Runtime, Snapshot, watch};
+use crate::session_api;
 use crate::store::{self, Store};
 use crate::tasks::Owned;
 use crate::upstream::{Address, Target};
@@ -31,6 +33,14 @@ pub(super) struct Control {
     pub(super) done: mpsc::UnboundedReceiver<WorkerId>,
     pub(super) logs: Option<Arc<AccessLogs>>,
     pub(super) random: fastrand::Rng,
+}
+
+/// The addresses that the control thread serves.
+pub(super) struct Sockets {
+    pub(super) admin: Socket,
+    /// Metrics and health only.
+    pub(super) scrape: Option<Socket>,
+    pub(super) session_api: Option<Socket>,
 }
 
 /// Probing tasks, by pool and server.
@@ -50,15 +60,16 @@ async fn finished(reloading: &mut Option<Reloading>) -> Result<ReloadResult, Joi
 
 impl Control {
     /// Runs until the process is to end, and then until the workers have.
-    pub(super) fn run(self, admin: admin::Socket, scrape: Option<admin::Socket>) -> Result<(), AppError> {
+    pub(super) fn run(self, sockets: Sockets) -> Result<(), AppError> {
         let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let served = LocalSet::new().block_on(&executor, self.serve(admin, scrape));
+        let served = LocalSet::new().block_on(&executor, self.serve(sockets));
         // A name that is still being resolved must not hold up the end.
         executor.shutdown_background();
         served
     }
 
-    async fn serve(mut self, admin: admin::Socket, scrape: Option<admin::Socket>) -> Result<(), AppError> {
+    async fn serve(mut self, sockets: Sockets) -> Result<(), AppError> {
+        let Sockets { admin, scrape, session_api } = sockets;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut reopen = signal(SignalKind::user_defined1())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -80,6 +91,10 @@ impl Control {
         if let Some(scrape) = scrape {
             tracing::info!(address = %scrape.local(), "metrics");
             tasks.push(Owned::spawn(admin::serve(scrape, Arc::clone(&self.runtime), None)));
+        }
+        if let Some(session_api) = session_api {
+            tracing::info!(address = %session_api.local(), "session API");
+            tasks.push(Owned::spawn(session_api::serve(session_api, Arc::clone(&self.runtime))));
         }
         let mut probing = Probing::new();
         self.probe(&mut probing);

@@ -12,11 +12,11 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use crate::admin;
 use crate::clock::Clock;
 use crate::config::{self, LoadError};
 use crate::listener::{self, Endpoint, PerAddress, Spread};
 use crate::metrics::WorkerId;
+use crate::private::Socket;
 use crate::proxy::AccessLogs;
 use crate::runtime::{BuildError, Runtime, Snapshot};
 use worker::{Command, Handle};
@@ -63,20 +63,25 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     let snapshot = runtime.snapshot();
     raise_descriptor_limit(&snapshot);
     let sockets = bind_all(snapshot.endpoints.iter(), snapshot.process.workers)?;
-    let admin = admin::bind(&snapshot.admin.address)
+    let admin = Socket::bind(&snapshot.admin.address)
         .map_err(|error| AppError::Bind(format!("{} ([admin] address)", snapshot.admin.address), error))?;
     let scrape = snapshot
         .admin
         .metrics
-        .map(|address| admin::bind_tcp(address).map_err(|error| AppError::Bind(address.to_string(), error)));
+        .map(|address| Socket::bind_tcp(address).map_err(|error| AppError::Bind(address.to_string(), error)));
     let scrape = scrape.transpose()?;
+    let session_api = snapshot.session_api.as_ref().map(|api| {
+        Socket::bind(&api.address)
+            .map_err(|error| AppError::Bind(format!("{} ([session_api] address)", api.address), error))
+    });
+    let session_api = session_api.transpose()?;
     let process = &snapshot.process;
     let logs = AccessLogs::start(&process.access_log, process.workers, Arc::clone(&runtime.metrics));
     let (logs, writer) = logs.map_err(AppError::AccessLog)?.unzip();
     let (workers, done) = start_workers(&runtime, logs.as_ref(), &mut random)?;
     listen(&workers, &snapshot, sockets);
     let control = control::Control { runtime: Arc::clone(&runtime), workers, done, logs, random };
-    let served = control.run(admin, scrape);
+    let served = control.run(control::Sockets { admin, scrape, session_api });
     if let Some(writer) = writer {
         writer.finish();
     }

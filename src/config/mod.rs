@@ -25,8 +25,8 @@ pub use document::{parse_duration, parse_size};
 pub use problem::{Problem, Problems, Report, Severity};
 pub use schema::schema;
 pub use settings::{
-    AccessLog, Action, Admin, AdminAddress, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings,
-    Process, Retry, Route, RouteRate, ServerEntry, SessionApi, SharedSettings, Timeouts,
+    AccessLog, Action, Admin, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings, Process, Retry,
+    Route, RouteRate, ServerEntry, SessionApi, SharedSettings, Timeouts,
 };
 
 /// A configuration that can be used, and what was noticed on the way.

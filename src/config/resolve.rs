@@ -13,10 +13,11 @@ use toml::de::DeTable;
 
 use super::document::{Located, Section};
 use super::problem::Problems;
-use super::settings::{AccessLog, Admin, AdminAddress, AdminContact, Configuration, Process};
+use super::settings::{AccessLog, Admin, AdminContact, Configuration, Process};
 use super::{listeners, pools, routes, sessions};
 use crate::headers::ForwardedBy;
 use crate::keys::{KeyRing, RingKey, Token};
+use crate::private::Address;
 
 /// What resolving needs besides the section at hand.
 pub(super) struct Context<'a> {
@@ -225,13 +226,13 @@ pub(super) fn admin_contact(document: &DeTable<'_>, path: &Path, problems: &Prob
     let section = Section::root(document).section("admin");
     let certificate = section.section("tls").is_written().then(|| section.section("tls").text("cert")).flatten();
     Some(AdminContact {
-        address: admin_address(&context, &section)?,
+        address: private_address(&context, &section)?,
         token: section.text("token").and_then(|text| secret(&context, &text)).map(|token| token.trim().to_owned()),
         certificate: certificate.map(|path| context.path(&path.value)),
     })
 }
 
-pub(super) fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Option<AdminAddress> {
+pub(super) fn private_address(context: &Context<'_>, section: &Section<'_>) -> Option<Address> {
     let address = section.text("address")?;
     match address.value.strip_prefix("unix:") {
         Some("") => {
@@ -242,15 +243,15 @@ pub(super) fn admin_address(context: &Context<'_>, section: &Section<'_>) -> Opt
             );
             None
         }
-        Some(path) => Some(AdminAddress::Unix(context.directory.join(path))),
-        None => socket_address(context, &address).map(AdminAddress::Tcp),
+        Some(path) => Some(Address::Unix(context.directory.join(path))),
+        None => socket_address(context, &address).map(Address::Tcp),
     }
 }
 
 fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
-    let address = admin_address(context, section);
+    let address = private_address(context, section);
     let tls = section.section("tls");
-    if let Some(AdminAddress::Tcp(tcp)) = &address
+    if let Some(Address::Tcp(tcp)) = &address
         && !tcp.ip().is_loopback()
     {
         let missing: Vec<&str> = ["token", "tls"].into_iter().filter(|key| !section.has(key)).collect();
@@ -262,11 +263,11 @@ fn admin(context: &Context<'_>, section: &Section<'_>) -> Option<Admin> {
             context.error(section.place("address"), message, help);
         }
     }
-    if let (Some(AdminAddress::Unix(_)), true) = (&address, tls.is_written()) {
+    if let (Some(Address::Unix(_)), true) = (&address, tls.is_written()) {
         context.error(section.place("tls"), "`tls` means nothing on a Unix socket: its permissions protect it", None);
     }
     let metrics = section.text("metrics").and_then(|text| socket_address(context, &text));
-    if let (Some(AdminAddress::Tcp(tcp)), Some(scrape)) = (&address, metrics)
+    if let (Some(Address::Tcp(tcp)), Some(scrape)) = (&address, metrics)
         && *tcp == scrape
         && tcp.port() != 0
     {

@@ -6,9 +6,10 @@ use http::HeaderValue;
 
 use super::document::{Located, Section};
 use super::listeners;
-use super::resolve::{Context, admin_address, names_of, secret};
-use super::settings::{AdminAddress, SessionApi, SharedSettings};
+use super::resolve::{Context, names_of, private_address, secret};
+use super::settings::{SessionApi, SharedSettings};
 use crate::names::{HeldBy, OnStoreError};
+use crate::private::Address;
 use crate::session::{OnReuse, Rules};
 use crate::store::{self, BreakerSettings, RedisSettings};
 
@@ -271,9 +272,9 @@ pub(super) fn session_api(context: &Context<'_>, root: &Section<'_>, has_shared:
         let help = "it is for pools with `mode = \"shared\"`, whose servers ask it".to_owned();
         context.error(section.span.clone(), "`[session_api]` has no pool to serve", help);
     }
-    let address = admin_address(context, &section)?;
+    let address = private_address(context, &section)?;
     let tls = section.section("tls");
-    if let AdminAddress::Tcp(tcp) = &address
+    if let Address::Tcp(tcp) = &address
         && !tcp.ip().is_loopback()
         && !tls.is_written()
     {
@@ -283,8 +284,8 @@ pub(super) fn session_api(context: &Context<'_>, root: &Section<'_>, has_shared:
     let advertise = section.text("advertise").map(|text| text.value);
     let tls = tls.is_written().then(|| listeners::simple_tls(context, &tls)).flatten();
     let own = match &address {
-        AdminAddress::Tcp(tcp) => format!("{}://{tcp}", if tls.is_some() { "https" } else { "http" }),
-        AdminAddress::Unix(path) => format!("unix:{}", path.display()),
+        Address::Tcp(tcp) => format!("{}://{tcp}", if tls.is_some() { "https" } else { "http" }),
+        Address::Unix(path) => format!("unix:{}", path.display()),
     };
     Some(SessionApi { advertise: advertise.unwrap_or(own).into(), address, tls })
 }

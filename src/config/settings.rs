@@ -17,6 +17,7 @@ use crate::health::OutlierSettings;
 use crate::keys::{KeyRing, Token};
 use crate::names::{HeldBy, OnStoreError, RateBy, SessionNeed};
 use crate::pool::{PinRules, RetryBudget, ServerSettings};
+use crate::private::Address;
 use crate::rate::Rate;
 use crate::routing::RouteMatch;
 use crate::session::Rules;
@@ -60,7 +61,7 @@ pub enum AccessLog {
 
 /// `[admin]`.
 pub struct Admin {
-    pub address: AdminAddress,
+    pub address: Address,
     pub metrics: Option<SocketAddr>,
     /// Who does not know it stays out.
     pub token: Option<Token>,
@@ -70,32 +71,16 @@ pub struct Admin {
 /// How the admin surface is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminContact {
-    pub address: AdminAddress,
+    pub address: Address,
     pub token: Option<String>,
     /// The file with its certificate, where it speaks TLS.
     pub certificate: Option<PathBuf>,
 }
 
-/// Where the admin surface listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for AdminAddress {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            AdminAddress::Tcp(address) => address.fmt(out),
-            AdminAddress::Unix(path) => write!(out, "unix:{}", path.display()),
-        }
-    }
-}
-
 /// `[session_api]`.
 #[derive(Clone)]
 pub struct SessionApi {
-    pub address: AdminAddress,
+    pub address: Address,
     /// How servers find this proxy's own.
     pub advertise: Box<str>,
     pub tls: Option<tls::Settings>,

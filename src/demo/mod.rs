@@ -1,8 +1,10 @@
-//! `steadfast demo`: three app servers that keep their sessions in their own memory, and the proxy before them.
+//! `steadfast demo`: three app servers, and the proxy before them with two pools of the same three: a sticky one, where
+//! they keep sessions in their own memory, and a shared one, where the proxy keeps them.
 //!
 //! The servers are processes of their own (this binary again), so that one can be killed for real. Who is killed is
-//! started again after a while, with an empty memory: what that costs its users is the point of the demo.
+//! started again after a while, with an empty memory: what that costs the users of each pool is the point of the demo.
 
+mod sessions;
 mod shop;
 
 use std::io;
@@ -89,17 +91,32 @@ fn configuration(port: u16, admin: u16, ports: &[u16]) -> String {
     let servers = ports
         .iter()
         .enumerate()
-        .map(|(at, port)| format!("[[pool.server]]\nname = \"app-{}\"\naddress = \"127.0.0.1:{port}\"\n", at + 1));
+        .map(|(at, port)| format!("[[pool.server]]\nname = \"app-{}\"\naddress = \"127.0.0.1:{port}\"\n", at + 1))
+        .collect::<String>();
+    let index = INDEX.replace("{{port}}", &port.to_string());
+    let (sticky, shared) = (pool("sticky", &servers), pool("shared", &servers));
     format!(
         "[process]\naccess_log = \"off\"\nmax_connections = 5000\nshutdown_grace = \"3s\"\n\
          [keys]\nring = [\"file:demo.key\"]\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{listeners}\
-         [[route]]\npool = \"shop\"\n[[pool]]\nname = \"shop\"\nmode = \"sticky\"\ndebug_headers = true\n{}\
-         [pool.health]\npath = \"/healthz\"\ninterval = \"500ms\"\nfall = 2\n",
-        servers.collect::<String>()
+         [[store]]\nname = \"main\"\n\
+         [[route]]\n[route.respond]\nstatus = 200\nbody = '''\n{index}'''\n\
+         {sticky}{shared}[pool.shared]\nstore = \"main\"\n"
     )
 }
 
-const TLS: &str = "[listener.tls]\nself_signed = [\"localhost\", \"*.localhost\", \"127.0.0.1\", \"::1\"]\n";
+/// A pool by the name of its mode, and the route from the host of that name.
+fn pool(mode: &str, servers: &str) -> String {
+    format!(
+        "[[route]]\nhost = \"{mode}.localhost\"\npool = \"{mode}\"\n\
+         [[pool]]\nname = \"{mode}\"\nmode = \"{mode}\"\ndebug_headers = true\n{servers}\
+         [pool.health]\npath = \"/healthz\"\ninterval = \"500ms\"\nfall = 2\n"
+    )
+}
+
+/// What any other host is shown.
+const INDEX: &str = include_str!("index.html");
+const TLS: &str = "[listener.tls]\nself_signed = [\"localhost\", \"sticky.localhost\", \"shared.localhost\", \
+                   \"*.localhost\", \"127.0.0.1\", \"::1\"]\n";
 
 fn guide(port: u16, admin: u16, pids: &[u32]) -> String {
     let named = pids.iter().enumerate().map(|(at, pid)| format!("app-{} is process {pid}", at + 1));
@@ -107,19 +124,27 @@ fn guide(port: u16, admin: u16, pids: &[u32]) -> String {
     let (first, away) = (pids[0], AWAY.as_secs());
     format!(
         "
-Three app servers keep their users' sessions in their own memory; steadfast keeps each user on one of them.
+Three app servers, and two pools of them. In the sticky one each server keeps its users' sessions in its own memory, and
+steadfast keeps each user on one server. In the shared one steadfast keeps the sessions, and any server serves anybody.
 {named}.
 
 Try:
   https://localhost:{port}/
-      log in, fill the cart, reload: always the same server (the certificate is self-signed: accept it)
-  curl -k https://localhost:{port}/api/whoami
-      without a cookie jar: any server
-  curl -k -c jar -b jar https://localhost:{port}/api/whoami
-      with one: always the same server
+      both shops (the certificate is self-signed: accept it)
+  https://sticky.localhost:{port}/
+      log in, fill the cart, reload: always the same server
+  https://shared.localhost:{port}/
+      the same: any server, and always your cart
   kill -9 {first}
-      its users move together to another server, and their carts are gone: that is what stickiness costs.
-      It is started again after {away} seconds, with an empty memory.
+      or the process that your page names; then reload. Sticky: its users move together to another server, and their
+      carts are gone: that is what stickiness costs. Shared: another server goes on, nobody is logged out, no cart is
+      lost. The server is started again after {away} seconds, with an empty memory.
+  curl -k https://sticky.localhost:{port}/api/whoami
+      without a cookie jar: any server, and nobody's session
+  curl -k -c jar -b jar https://sticky.localhost:{port}/api/whoami
+      with one: always the same server
+  curl -k -c jar -b jar https://shared.localhost:{port}/api/whoami
+      with one: any server, and the visits go on counting
   curl http://127.0.0.1:{admin}/metrics
       what happened, counted
 

@@ -1,13 +1,12 @@
-//! One app server of the demo: a small shop that keeps its users' sessions in its own memory, as most applications do.
+//! One app server of the demo: a small shop. Its users' sessions are in its own memory, as in most applications; but
+//! where the proxy keeps them, it has none.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -22,23 +21,22 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::headers;
-use crate::keys::random_secret;
+use super::sessions::{Fields, Keeping, Memory, Own, Session, Told};
 use crate::tasks;
 
-const COOKIE: &str = "shop_session";
-/// Sessions remembered; the oldest is forgotten past it.
-const MOST_SESSIONS: usize = 10_000;
-const MOST_ITEMS: usize = 100;
+const MOST_NAME_CHARS: usize = 40;
+const MOST_ITEM_CHARS: usize = 80;
 const MOST_FORM_BYTES: usize = 16 * 1024;
 const PAGE: &str = include_str!("page.html");
+const LOST: &str = "<p id=\"lost\" role=\"alert\">Your session is gone: it was in the memory of the process that \
+                    served you before, and nowhere else.</p>";
 
 /// Serves one shop until the process is ended.
 pub fn serve(name: &str, port: u16) -> io::Result<()> {
     // Who started us may be killed: then nobody else ends us.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shop = Rc::new(Shop { name: name.to_owned(), sessions: RefCell::default() });
+    let shop = Rc::new(Shop { name: name.to_owned(), memory: RefCell::default() });
     LocalSet::new().block_on(&executor, async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         loop {
@@ -58,106 +56,56 @@ pub fn serve(name: &str, port: u16) -> io::Result<()> {
     })
 }
 
-#[derive(Default)]
-struct Sessions {
-    by_id: HashMap<String, Session>,
-    /// The oldest first.
-    order: VecDeque<String>,
-}
-
-#[derive(Clone, Default)]
-struct Session {
-    user: Option<String>,
-    cart: Vec<String>,
-    visits: u64,
-}
-
 struct Shop {
     name: String,
-    sessions: RefCell<Sessions>,
+    memory: RefCell<Memory>,
 }
 
 type Reply = Response<Full<Bytes>>;
 
 impl Shop {
     async fn answer(&self, mut request: Request<Incoming>) -> Reply {
-        let id = session_id(request.headers());
+        let keeping = self.keeping(request.headers());
         match (request.method().clone(), request.uri().path()) {
             (Method::GET, "/healthz") => text(StatusCode::OK, "ok"),
             (Method::GET, "/ws") => echo(&mut request),
-            (Method::GET, "/") => self.visit(id, |shop, session| shop.page(session)),
-            (Method::GET, "/api/whoami") => self.visit(id, |shop, session| shop.whoami(session)),
+            (Method::GET, "/") => self.visit(&*keeping, Self::page),
+            (Method::GET, "/api/whoami") => self.visit(&*keeping, Self::whoami),
             (Method::POST, "/login") => {
-                let user = form_field(request.into_body(), "user").await.unwrap_or_default();
-                self.log_in(id, &user)
+                let user = form_field(request.into_body(), "user", MOST_NAME_CHARS).await;
+                see_home(user.map(|user| keeping.log_in(&user)).unwrap_or_default())
             }
-            (Method::POST, "/logout") => self.log_out(id),
+            (Method::POST, "/logout") => see_home(keeping.log_out()),
             (Method::POST, "/cart") => {
-                let item = form_field(request.into_body(), "item").await.unwrap_or_default();
-                self.change(id, |session| {
-                    if session.cart.len() < MOST_ITEMS && !item.is_empty() {
-                        session.cart.push(item);
-                    }
-                })
+                let item = form_field(request.into_body(), "item", MOST_ITEM_CHARS).await;
+                see_home(item.map(|item| keeping.add(&item)).unwrap_or_default())
             }
             _ => text(StatusCode::NOT_FOUND, "There is no such page."),
         }
     }
 
-    /// Shows something of the session, which is made on the first visit.
-    fn visit(&self, id: Option<String>, show: impl FnOnce(&Self, &Session) -> Reply) -> Reply {
-        let (id, session) = self.with_session(id, |session| {
-            session.visits += 1;
-            session.clone()
-        });
-        with_cookie(show(self, &session), &id)
-    }
-
-    /// Changes the session, then shows the page.
-    fn change(&self, id: Option<String>, change: impl FnOnce(&mut Session)) -> Reply {
-        let (id, ()) = self.with_session(id, change);
-        with_cookie(see_home(), &id)
-    }
-
-    fn with_session<T>(&self, id: Option<String>, act: impl FnOnce(&mut Session) -> T) -> (String, T) {
-        let mut sessions = self.sessions.borrow_mut();
-        // An id that we did not give is never taken over.
-        let id = id.filter(|id| sessions.by_id.contains_key(id)).unwrap_or_else(|| sessions.create());
-        let acted = act(sessions.by_id.entry(id.clone()).or_default());
-        (id, acted)
-    }
-
-    /// A login gets a new id, so that one that was planted before is worth nothing.
-    fn log_in(&self, id: Option<String>, user: &str) -> Reply {
-        let mut sessions = self.sessions.borrow_mut();
-        let mut session = id.and_then(|id| sessions.by_id.remove(&id)).unwrap_or_default();
-        session.user = Some(user.chars().take(40).collect()).filter(|user: &String| !user.is_empty());
-        let id = sessions.create();
-        sessions.by_id.insert(id.clone(), session);
-        with_cookie(see_home(), &id)
-    }
-
-    fn log_out(&self, id: Option<String>) -> Reply {
-        if let Some(id) = id {
-            self.sessions.borrow_mut().by_id.remove(&id);
+    fn keeping(&self, headers: &HeaderMap) -> Box<dyn Keeping + '_> {
+        match Told::of(headers) {
+            Some(told) => Box::new(told),
+            None => Box::new(Own::of(&self.memory, headers)),
         }
-        let mut reply = see_home();
-        let expired = format!("{COOKIE}=; Path=/; Max-Age=0");
-        if let Ok(value) = HeaderValue::try_from(expired) {
-            reply.headers_mut().insert(header::SET_COOKIE, value);
-        }
-        reply
     }
 
-    fn whoami(&self, session: &Session) -> Reply {
+    fn visit(&self, keeping: &dyn Keeping, show: fn(&Self, &dyn Keeping, &Session) -> Reply) -> Reply {
+        let (session, fields) = keeping.visit();
+        with_fields(show(self, keeping, &session), fields)
+    }
+
+    fn whoami(&self, keeping: &dyn Keeping, session: &Session) -> Reply {
         let body = json!({
             "server": self.name, "pid": std::process::id(),
             "user": session.user, "cart": session.cart, "visits": session.visits,
+            "kept": keeping.place(), "lost": session.lost,
         });
         reply(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    fn page(&self, session: &Session) -> Reply {
+    fn page(&self, keeping: &dyn Keeping, session: &Session) -> Reply {
         let account = match &session.user {
             Some(user) => format!(
                 "<p>Logged in as <strong id=\"user\">{}</strong>.</p>\
@@ -178,29 +126,13 @@ impl Shop {
             .replace("{{server}}", &escape(&self.name))
             .replace("{{pid}}", &std::process::id().to_string())
             .replace("{{visits}}", &session.visits.to_string())
+            .replace("{{mode}}", keeping.place())
+            .replace("{{meaning}}", keeping.meaning())
+            .replace("{{lost}}", if session.lost { LOST } else { "" })
             .replace("{{account}}", &account)
             .replace("{{cart}}", &cart);
         reply(StatusCode::OK, "text/html; charset=utf-8", page)
     }
-}
-
-impl Sessions {
-    fn create(&mut self) -> String {
-        if self.order.len() >= MOST_SESSIONS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.by_id.remove(&oldest);
-        }
-        let id = HEXLOWER.encode(&random_secret()[..16]);
-        self.order.push_back(id.clone());
-        self.by_id.insert(id.clone(), Session::default());
-        id
-    }
-}
-
-fn session_id(headers: &HeaderMap) -> Option<String> {
-    let mut ours = headers::cookies(headers).filter(|(name, _)| *name == COOKIE.as_bytes());
-    ours.next().and_then(|(_, value)| String::from_utf8(value.to_vec()).ok())
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
@@ -215,16 +147,17 @@ fn text(status: StatusCode, body: &'static str) -> Reply {
     reply(status, "text/plain; charset=utf-8", body)
 }
 
-fn see_home() -> Reply {
+fn see_home(fields: Fields) -> Reply {
     let mut reply = text(StatusCode::SEE_OTHER, "");
     reply.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/"));
-    reply
+    with_fields(reply, fields)
 }
 
-fn with_cookie(mut reply: Reply, id: &str) -> Reply {
-    let cookie = format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite=Lax; Secure");
-    if let Ok(value) = HeaderValue::try_from(cookie) {
-        reply.headers_mut().append(header::SET_COOKIE, value);
+fn with_fields(mut reply: Reply, fields: Fields) -> Reply {
+    for (name, value) in fields {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            reply.headers_mut().append(name, value);
+        }
     }
     reply
 }
@@ -233,13 +166,13 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// One field of a form; a form that is too large or no form has none.
-async fn form_field(body: Incoming, wanted: &str) -> Option<String> {
+/// One field of a form, cut to so many characters; an empty one is none, and a form that is too large has none.
+async fn form_field(body: Incoming, wanted: &str, most_chars: usize) -> Option<String> {
     let bytes = Limited::new(body, MOST_FORM_BYTES).collect().await.ok()?.to_bytes();
     let text = std::str::from_utf8(&bytes).ok()?;
     let value = text.split('&').find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == wanted))?.1;
     let decoded = percent_encoding::percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned();
-    Some(decoded.trim().chars().take(80).collect())
+    Some(decoded.trim().chars().take(most_chars).collect()).filter(|text: &String| !text.is_empty())
 }
 
 /// Sends every WebSocket message back.

@@ -53,10 +53,10 @@ pub(super) async fn from_server(
     // What the server speaks is between it and us.
     *response.version_mut() = Version::HTTP_11;
     if let Some(visit) = visit {
-        if let Err(error) = visit.conclude(exchange, response.headers_mut()).await {
-            return Answer::Error(error);
+        match visit.conclude(exchange, response.headers_mut()).await {
+            Ok(watch) => exchange.watch = watch,
+            Err(error) => return Answer::Error(error),
         }
-        exchange.watch = visit.watch();
     }
     let headers = response.headers_mut();
     headers::remove_hop_by_hop(headers);

@@ -99,7 +99,7 @@ impl LongLived {
     /// Ends those of these sessions.
     pub(super) fn end_sessions(&self, ended: &[Sid]) {
         let under_way = self.under_way.borrow();
-        let of = |stay: &&Rc<Stay>| stay.session.as_ref().is_some_and(|(watch, _)| ended.contains(&watch.sid));
+        let of = |stay: &&Rc<Stay>| stay.session.as_ref().is_some_and(|(watch, _)| ended.contains(&watch.sid()));
         under_way.values().filter(of).for_each(|stay| stay.end());
     }
 

@@ -2,11 +2,11 @@
 //! what it answers before the client hears of it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use cookie::{Cookie, SameSite};
+use foldhash::HashMap;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
 
@@ -23,9 +23,10 @@ use crate::names::{HeldBy, OnStoreError, SessionEvent, SessionNeed};
 use crate::runtime::{LiveAttempt, PoolEntry, SharedPool, Snapshot};
 use crate::session::contract::{self, Nonce, Said};
 use crate::session::store::StoreError;
-use crate::session::token::{Parties, REUSED_FOR, Signer};
+use crate::session::token::{Parties, REUSED_FOR, Signer, TokenKeys};
 use crate::session::{
-    self, Absence, Committed, Committer, CookieDecision, Directives, Recall, Refusal, Session, SessionCookie, Sid, Turn,
+    self, Absence, Committed, Committer, CookieDecision, Directives, Lately, Recall, Refusal, Session, SessionCookie,
+    Sid, Turn,
 };
 use crate::store::{Client, Store};
 use crate::tasks;
@@ -57,13 +58,15 @@ pub(super) struct Visit {
 pub(super) struct Sessions {
     pools: RefCell<Vec<Option<Rc<SharedPool>>>>,
     clients: RefCell<Vec<(Arc<Store>, Rc<Client>)>>,
-    signer: RefCell<Option<(Arc<crate::session::token::TokenKeys>, Signer)>>,
+    signer: RefCell<Option<(Arc<TokenKeys>, Signer)>>,
     /// Tokens that were signed a moment ago: a busy session is signed a few times a minute.
     tokens: RefCell<HashMap<TokenOf, (HeaderValue, u64)>>,
+    /// Sessions that were found a moment ago.
+    lately: Lately,
 }
 
-/// The pool that a token is for, and the session and its version.
-type TokenOf = (Arc<str>, Option<(Sid, u64)>);
+/// Whom a token is for and what it is of: the pool's position, and a session and its version.
+type TokenOf = (usize, Option<(Sid, u64)>);
 
 /// Tokens remembered by one worker.
 const MOST_TOKENS: usize = 4_096;
@@ -98,16 +101,16 @@ impl Sessions {
     fn token(
         &self,
         snapshot: &Snapshot,
-        pool: &SharedPool,
+        (at, pool): (usize, &SharedPool),
         found: Option<&Session>,
         degraded: bool,
         now: u64,
     ) -> HeaderValue {
-        let key = (Arc::clone(&pool.audience), found.map(|session| (session.lineage.sid, session.lineage.version)));
+        self.sign_as_of_today(snapshot, now);
+        let key = (at, found.map(|session| (session.lineage.sid, session.lineage.version)));
         let mut tokens = self.tokens.borrow_mut();
-        if let Some((token, made)) = tokens.get(&key)
+        if let Some((token, made)) = tokens.get(&key).filter(|_| !degraded)
             && now < made + REUSED_FOR
-            && !degraded
         {
             return token.clone();
         }
@@ -121,6 +124,17 @@ impl Sessions {
         token
     }
 
+    /// Brings the signing key up to date; tokens of another snapshot may be for other pools.
+    fn sign_as_of_today(&self, snapshot: &Snapshot, now: u64) {
+        let mut signer = self.signer.borrow_mut();
+        let is_right =
+            |(keys, signer): &(Arc<TokenKeys>, Signer)| Arc::ptr_eq(keys, &snapshot.token_keys) && signer.is_of(now);
+        if !signer.as_ref().is_some_and(is_right) {
+            *signer = snapshot.token_keys.signer(now).map(|signer| (Arc::clone(&snapshot.token_keys), signer));
+            self.tokens.borrow_mut().clear();
+        }
+    }
+
     fn sign(
         &self,
         snapshot: &Snapshot,
@@ -129,11 +143,6 @@ impl Sessions {
         degraded: bool,
         now: u64,
     ) -> HeaderValue {
-        let mut signer = self.signer.borrow_mut();
-        let is_right = |(keys, signer): &(Arc<_>, Signer)| Arc::ptr_eq(keys, &snapshot.token_keys) && signer.is_of(now);
-        if !signer.as_ref().is_some_and(is_right) {
-            *signer = snapshot.token_keys.signer(now).map(|signer| (Arc::clone(&snapshot.token_keys), signer));
-        }
         let parties = Parties {
             issuer: ISSUER,
             audience: &pool.audience,
@@ -141,6 +150,7 @@ impl Sessions {
             inline_bytes: pool.settings.inline_bytes,
         };
         let session = found.map(|session| (&*pool.realm, session));
+        let signer = self.signer.borrow();
         let token =
             signer.as_ref().map(|(_, signer)| signer.sign(&parties, session, degraded, now, &mut SystemEntropy));
         token.and_then(|token| HeaderValue::try_from(token).ok()).unwrap_or_else(|| HeaderValue::from_static(""))
@@ -215,7 +225,7 @@ pub(super) async fn enter(
     let mut degraded = false;
     let found = match coming.shown {
         Err(absence) => Recall::None(absence),
-        Ok(cookie) => match session::recall(&pool.realm, &*client, cookie, now).await {
+        Ok(cookie) => match worker.sessions.lately.recall(&pool.realm, &*client, cookie, now).await {
             Ok(Recall::Session(found)) if pool.store.owes_end(&found.lineage_key) => Recall::None(Absence::Missing),
             Ok(found) => found,
             Err(error) => {
@@ -248,7 +258,7 @@ pub(super) async fn enter(
         };
     }
     exchange.session = found.session().map(|session| xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
-    let token = worker.sessions.token(snapshot, pool, found.session(), degraded, now);
+    let token = worker.sessions.token(snapshot, (at, pool), found.session().map(|session| &**session), degraded, now);
     Ok(Entry::Goes(Visit {
         worker: Rc::clone(worker),
         snapshot: Rc::clone(snapshot),
@@ -295,48 +305,63 @@ impl Visit {
         *self.nonce.borrow_mut() = Some(nonce);
     }
 
-    /// The session's public name, for what lasts longer than the exchange.
-    pub(super) fn watch(&self) -> Option<Watch> {
-        let session = self.found.session()?;
-        Some(Watch {
-            sid: session.lineage.sid,
-            cookie: session.successor.clone().unwrap_or_else(|| session.cookie.clone()),
-            pool: Rc::clone(&self.pool),
-            client: Rc::clone(&self.client),
+    /// Makes true what the server said, and says in the response what the client has to know. Gives the session, for
+    /// what lasts longer than the exchange.
+    pub(super) async fn conclude(
+        &self,
+        exchange: &mut Exchange,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<Watch>, Error> {
+        let live = self.live.borrow_mut().take();
+        let Some(live) = live else { return self.commit_said(exchange, headers, &self.found, None).await };
+        let (found, pending) = live.head_leaves().await;
+        // Its nonce counts a little longer: for reading, and for data.
+        self.worker.runtime.attempts.linger(&live);
+        let cookie = pending.as_ref().and_then(|pending| self.cookie_line(&pending.cookie));
+        let concluded = self.commit_said(exchange, headers, &found, pending).await;
+        if let Ok(Some(watch)) = &concluded {
+            live.becomes(Recall::Session(Arc::clone(&watch.session))).await;
+        }
+        concluded.map_err(|mut error| {
+            // What was done before has been done.
+            error.cookie = error.cookie.or(cookie);
+            error
         })
     }
 
-    /// Makes true what the server said, and says in the response what the client has to know.
-    pub(super) async fn conclude(&self, exchange: &mut Exchange, headers: &mut HeaderMap) -> Result<(), Error> {
+    async fn commit_said(
+        &self,
+        exchange: &mut Exchange,
+        headers: &mut HeaderMap,
+        found: &Recall,
+        mut pending: Option<Committed>,
+    ) -> Result<Option<Watch>, Error> {
         let now = Clock::wall(Clock::now()).seconds();
-        let told = self.live.borrow_mut().take();
-        let (found, mut pending) = match &told {
-            None => (None, None),
-            Some(live) => live.head_leaves().await,
-        };
-        if let Some(live) = &told {
-            // Its nonce counts a little longer: for reading, and for data.
-            self.worker.runtime.attempts.linger(live);
-        }
-        let found = found.as_ref().unwrap_or(&self.found);
         let said = self.said(headers)?;
         let committed = if said.directives.is_empty() {
             self.without_directives(found, &said, pending.is_some(), now).await
         } else {
-            Some(self.commit(found, &said.directives, now).await?)
+            Some(Box::pin(self.commit(found, &said.directives, now)).await?)
         };
         if let Some(committed) = committed {
             pending = Some(merge(pending, committed));
         }
-        if let Some(committed) = pending {
-            self.answer(exchange, committed, headers);
-        } else if let Recall::None(absence) = found
-            && absence.is_final()
-            && self.is_navigation
-        {
-            self.set_cookie(&CookieDecision::Expire, headers);
-        }
-        Ok(())
+        let Some(committed) = pending else {
+            if let Recall::None(absence) = found
+                && absence.is_final()
+                && self.is_navigation
+            {
+                self.set_cookie(&CookieDecision::Expire, headers);
+            }
+            return Ok(found.session().map(|session| self.watch(session)));
+        };
+        self.answer(exchange, &committed, headers);
+        let session = committed.now.as_ref().or(found.session().filter(|_| !committed.logged_out));
+        Ok(session.map(|session| self.watch(session)))
+    }
+
+    fn watch(&self, session: &Arc<Session>) -> Watch {
+        Watch { session: Arc::clone(session), pool: Rc::clone(&self.pool), client: Rc::clone(&self.client) }
     }
 
     fn said(&self, headers: &HeaderMap) -> Result<Said, Error> {
@@ -372,7 +397,7 @@ impl Visit {
         }
         let committer = Committer { realm: &self.pool().realm, store: &*self.client, now };
         // A cookie that is not renewed now is renewed with the next response.
-        let renewed = committer.renew_if_due(session, &mut SystemEntropy).await.ok()?;
+        let renewed = Box::pin(committer.renew_if_due(session, &mut SystemEntropy)).await.ok()?;
         renewed.events.iter().for_each(|event| self.count(*event));
         Some(renewed)
     }
@@ -426,7 +451,7 @@ impl Visit {
         error
     }
 
-    fn answer(&self, exchange: &mut Exchange, committed: Committed, headers: &mut HeaderMap) {
+    fn answer(&self, exchange: &mut Exchange, committed: &Committed, headers: &mut HeaderMap) {
         if let Some(session) = &committed.now {
             exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
         }
@@ -487,13 +512,16 @@ fn merge(before: Option<Committed>, after: Committed) -> Committed {
 
 /// A session that something long-lived belongs to.
 pub(super) struct Watch {
-    pub(super) sid: Sid,
-    cookie: SessionCookie,
+    session: Arc<Session>,
     pool: Rc<SharedPool>,
     client: Rc<Client>,
 }
 
 impl Watch {
+    pub(super) fn sid(&self) -> Sid {
+        self.session.lineage.sid
+    }
+
     /// How often it is to be looked at.
     pub(super) fn every(&self) -> std::time::Duration {
         self.pool.settings.tunnel_recheck
@@ -502,7 +530,8 @@ impl Watch {
     /// Whether the session still is; a store that does not answer has not ended it.
     pub(super) async fn lives(&self) -> bool {
         let now = Clock::wall(Clock::now()).seconds();
-        let found = session::recall(&self.pool.realm, &*self.client, self.cookie.clone(), now).await;
+        let cookie = self.session.successor.as_ref().unwrap_or(&self.session.cookie);
+        let found = session::recall(&self.pool.realm, &*self.client, cookie.clone(), now).await;
         !matches!(found, Ok(Recall::None(_)))
     }
 }

@@ -107,10 +107,15 @@ impl Attempts {
 }
 
 impl LiveAttempt {
+    /// The response itself has changed the session.
+    pub async fn becomes(&self, found: Recall) {
+        self.state.lock().await.found = found;
+    }
+
     /// From now on no cookie can go out. Gives what was found, and what the side API did to it.
-    pub async fn head_leaves(&self) -> (Option<Recall>, Option<Committed>) {
+    pub async fn head_leaves(&self) -> (Recall, Option<Committed>) {
         let mut state = self.state.lock().await;
         state.head_has_left = true;
-        (Some(state.found.clone()), state.pending.take())
+        (state.found.clone(), state.pending.take())
     }
 }

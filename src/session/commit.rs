@@ -3,6 +3,7 @@
 //! Read, merge in memory, change if nobody was ahead, else read again: five times at most. A session that has gone
 //! meanwhile stays gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -82,7 +83,7 @@ pub struct Committed {
     pub cookie: CookieDecision,
     pub events: Vec<SessionEvent>,
     /// The session as it is now; none: there is none any more, or nothing was done.
-    pub now: Option<Box<Session>>,
+    pub now: Option<Arc<Session>>,
     /// Sessions that have ended: what is open of theirs is to be closed.
     pub ended: Vec<Sid>,
     /// A logout: the client is to forget what it has.
@@ -216,7 +217,7 @@ impl Committer<'_> {
             }
             self.store.pause(tries).await;
             session = match recall(self.realm, self.store, before.cookie.clone(), self.now).await? {
-                Recall::Session(again) if again.lineage_key == before.lineage_key => *again,
+                Recall::Session(again) if again.lineage_key == before.lineage_key => Session::clone(&again),
                 // Logged in, stepped up or logged out meanwhile. Whoever wants a logout has it.
                 other if matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll)) => {
                     self.store.ask(Ask::Delete(vec![before.lineage_key])).await?;
@@ -313,7 +314,7 @@ impl Committer<'_> {
             }
         }
         let cookie = after.successor.clone().map_or(CookieDecision::Leave, CookieDecision::Set);
-        Ok(Some(Committed { cookie, events, now: Some(Box::new(after)), ended, logged_out: false }))
+        Ok(Some(Committed { cookie, events, now: Some(Arc::new(after)), ended, logged_out: false }))
     }
 
     /// The records of a cookie and its successor.
@@ -554,7 +555,7 @@ impl Committed {
 
     fn started(session: Session, events: Vec<SessionEvent>, ended: Vec<Sid>) -> Self {
         let cookie = CookieDecision::Set(session.cookie.clone());
-        Committed { cookie, events, now: Some(Box::new(session)), ended, logged_out: false }
+        Committed { cookie, events, now: Some(Arc::new(session)), ended, logged_out: false }
     }
 
     fn logged_out(session: &Session) -> Self {

@@ -1,6 +1,10 @@
 //! From a cookie to its session: two rounds of reads, and what to make of what was found.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use zeroize::Zeroizing;
 
@@ -72,12 +76,12 @@ impl Absence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recall {
     None(Absence),
-    Session(Box<Session>),
+    Session(Arc<Session>),
 }
 
 impl Recall {
     /// The session, if there is one.
-    pub fn session(&self) -> Option<&Session> {
+    pub const fn session(&self) -> Option<&Arc<Session>> {
         match self {
             Recall::None(_) => None,
             Recall::Session(session) => Some(session),
@@ -135,6 +139,19 @@ pub async fn recall(
 ) -> Result<Recall, StoreError> {
     let Some(handle_key) = realm.handle_key(&cookie) else { return Ok(Recall::None(Absence::UnknownKey)) };
     let [entry] = read(store, [handle_key]).await?;
+    recall_from(realm, store, cookie, entry, now, &mut None).await
+}
+
+/// The same, once the handle's record is there; says what was read.
+async fn recall_from(
+    realm: &Realm,
+    store: &dyn SessionStore,
+    cookie: SessionCookie,
+    entry: Option<Entry>,
+    now: u64,
+    was_read: &mut Option<Read>,
+) -> Result<Recall, StoreError> {
+    let Some(handle_key) = realm.handle_key(&cookie) else { return Ok(Recall::None(Absence::UnknownKey)) };
     let Some(entry) = entry else { return Ok(Recall::None(Absence::Missing)) };
     let handle = match realm.open_handle(&cookie, &entry) {
         Found::Handle(handle) => *handle,
@@ -157,7 +174,7 @@ pub async fn recall(
         return Ok(Recall::None(Absence::Unreadable));
     };
     if let Some(login) = &lineage.login {
-        let subject = handle.subject.map(Key::subject).zip(second.subject);
+        let subject = handle.subject.map(Key::subject).zip(second.subject.clone());
         let subject = subject.and_then(|(key, entry)| realm.open_subject(key, &entry));
         if !subject.is_some_and(|subject| subject.counts(&handle.lineage, &login.generation)) {
             return Ok(Recall::None(Absence::Revoked));
@@ -177,11 +194,112 @@ pub async fn recall(
         handle,
         lineage,
     };
+    *was_read = Some((entry, entry_of_lineage, second.subject));
     match second.successor {
         Some(in_use) if late => after_grace(realm, store, session, in_use).await,
-        _ => Ok(Recall::Session(Box::new(session))),
+        _ => Ok(Recall::Session(Arc::new(session))),
     }
 }
+
+/// Sessions that were found a moment ago. As long as the store has the same records, nothing has to be opened again: what
+/// a busy session costs is the look, in one round.
+#[derive(Default)]
+pub struct Lately(RefCell<HashMap<Key, Known>>);
+
+/// A session, and the records that it was read from.
+struct Known {
+    session: Arc<Session>,
+    handle: Entry,
+    lineage: Entry,
+    subject: Option<Entry>,
+}
+
+/// Sessions remembered.
+const MOST_KNOWN: usize = 4_096;
+/// How much the time that a session has left may differ from what is remembered of it.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+impl Lately {
+    /// Finds the session of a cookie, as [`recall`] does.
+    pub async fn recall(
+        &self,
+        realm: &Realm,
+        store: &dyn SessionStore,
+        cookie: SessionCookie,
+        now: u64,
+    ) -> Result<Recall, StoreError> {
+        let Some(key) = realm.handle_key(&cookie) else { return Ok(Recall::None(Absence::UnknownKey)) };
+        let asked = self.0.borrow().get(&key).map(|known| {
+            let subject = known.session.handle.subject.map(Key::subject);
+            (known.session.lineage_key, subject)
+        });
+        let Some((lineage, subject)) = asked else {
+            return Box::pin(self.look(realm, store, (key, cookie), None, now)).await;
+        };
+        let keys: Vec<Key> = [Some(key), Some(lineage), subject].into_iter().flatten().collect();
+        let Answer::Entries(entries) = store.ask(Ask::Read(keys)).await? else { return Err(StoreError::Confused) };
+        let mut entries = entries.into_iter();
+        let (handle, lineage) = (entries.next().flatten(), entries.next().flatten());
+        let subject = entries.next().flatten();
+        if let Some(session) = self.unchanged(realm, key, [handle.as_ref(), lineage.as_ref(), subject.as_ref()], now) {
+            return Ok(Recall::Session(session));
+        }
+        // Rare and large: it would make every exchange's future as large.
+        Box::pin(self.look(realm, store, (key, cookie), Some(handle), now)).await
+    }
+
+    /// What is remembered, if the records are still those, and nothing about it depends on the time.
+    fn unchanged(
+        &self,
+        realm: &Realm,
+        key: Key,
+        [handle, lineage, subject]: [Option<&Entry>; 3],
+        now: u64,
+    ) -> Option<Arc<Session>> {
+        let known = self.0.borrow();
+        let known = known.get(&key)?;
+        let same = |entry: Option<&Entry>, before: &Entry| {
+            entry.is_some_and(|entry| entry.revision == before.revision && entry.value == before.value)
+        };
+        let lineage = lineage?;
+        let subject_is_same = known.subject.as_ref().is_none_or(|before| same(subject, before));
+        let is_same = same(handle, &known.handle) && same(Some(lineage), &known.lineage) && subject_is_same;
+        let session = &known.session;
+        let is_good = session.handle.not_after > now && session.ends_at(realm).is_none_or(|end| end > now);
+        let left_is_same = lineage.expires_in.abs_diff(session.expires_in) <= TOLERANCE;
+        (is_same && is_good && left_is_same).then(|| Arc::clone(session))
+    }
+
+    async fn look(
+        &self,
+        realm: &Realm,
+        store: &dyn SessionStore,
+        (key, cookie): (Key, SessionCookie),
+        handle: Option<Option<Entry>>,
+        now: u64,
+    ) -> Result<Recall, StoreError> {
+        let handle = match handle {
+            Some(handle) => handle,
+            None => read(store, [key]).await?.into_iter().next().flatten(),
+        };
+        let mut read = None;
+        let found = recall_from(realm, store, cookie, handle, now, &mut read).await?;
+        let mut sessions = self.0.borrow_mut();
+        match (&found, read) {
+            (Recall::Session(session), Some((handle, lineage, subject))) if session.successor.is_none() => {
+                if sessions.len() >= MOST_KNOWN {
+                    sessions.clear();
+                }
+                sessions.insert(key, Known { session: Arc::clone(session), handle, lineage, subject });
+            }
+            _ => drop(sessions.remove(&key)),
+        }
+        Ok(found)
+    }
+}
+
+/// The records of handle, lineage and subject that a session was read from.
+type Read = (Entry, Entry, Option<Entry>);
 
 struct Second {
     lineage: Option<Entry>,
@@ -232,7 +350,7 @@ async fn after_grace(
     successor_is_in_use: bool,
 ) -> Result<Recall, StoreError> {
     if !successor_is_in_use {
-        return Ok(Recall::Session(Box::new(session)));
+        return Ok(Recall::Session(Arc::new(session)));
     }
     if realm.rules.on_reuse == OnReuse::Kill {
         store.ask(Ask::Delete(vec![session.lineage_key])).await?;

@@ -6,7 +6,7 @@ use super::commit::{Committed, Committer, CookieDecision, Directives, How, Refus
 use super::cookie::SessionCookie;
 use super::model::{Counted, Records, at_once, realm, rules};
 use super::realm::{OnReuse, Realm, Rules};
-use super::recall::{Absence, Recall, Session, confirm, recall};
+use super::recall::{Absence, Lately, Recall, Session, confirm, recall};
 use crate::keys::{KeyRing, RingKey};
 
 const START: u64 = 1_800_000_000;
@@ -40,7 +40,7 @@ impl Tale {
 
     fn session(&self, cookie: &SessionCookie) -> Session {
         match self.look(cookie) {
-            Recall::Session(session) => *session,
+            Recall::Session(session) => Session::clone(&session),
             Recall::None(absence) => panic!("no session: {absence:?}"),
         }
     }
@@ -392,4 +392,30 @@ fn a_replacement_takes_the_place_of_all_data() {
     let whole: Map<String, Value> = Map::from_iter([("c".to_owned(), json!(3))]);
     tale.say(&before, &Directives { replace: Some(whole), only_if: Some(1), ..Directives::default() }).unwrap();
     assert_eq!(&*tale.session(&cookie).lineage.data, r#"{"c":3}"#);
+}
+
+#[test]
+fn what_was_found_lately_is_found_again_until_anything_of_it_changes() {
+    let mut tale = Tale::begin();
+    let lately = Lately::default();
+    let cookie = tale.log_in("alice");
+    let look = |tale: &Tale| at_once(lately.recall(&tale.realm, &tale.store, cookie.clone(), tale.now)).unwrap();
+    let first = look(&tale);
+    let (Recall::Session(first), Recall::Session(again)) = (&first, &look(&tale)) else { panic!("it is there") };
+    assert!(std::sync::Arc::ptr_eq(first, again), "nothing was opened again");
+    let before = tale.look(&cookie);
+    tale.say(&before, &patch(&json!({"cart": 1}))).unwrap();
+    assert_eq!(&*look(&tale).session().unwrap().lineage.data, r#"{"cart":1}"#);
+    let renewed = cookie_of(&tale.later(900).renew(&cookie));
+    assert_eq!(look(&tale).session().unwrap().successor, Some(renewed));
+    let other = tale.log_in("alice");
+    let session = look(&tale);
+    assert!(session.session().is_some());
+    tale.turn(&other, Turn::LogoutAll).unwrap();
+    assert_eq!(look(&tale), Recall::None(Absence::Revoked));
+    let cookie = tale.log_in("bob");
+    let look = |tale: &Tale| at_once(lately.recall(&tale.realm, &tale.store, cookie.clone(), tale.now)).unwrap();
+    assert!(look(&tale).session().is_some() && look(&tale).session().is_some());
+    tale.later(28_800);
+    assert_eq!(look(&tale), Recall::None(Absence::Expired), "the time counts, too");
 }

@@ -18,9 +18,16 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("session", &[]),
     ],
     &[("pool", &[])],
-    &[("tls", &[]), ("listener", &["tls"]), ("upstream", &["tls"]), ("store", &["tls"]), ("probe", &["upstream"])],
+    &[
+        ("tls", &[]),
+        ("listener", &["tls"]),
+        ("upstream", &["tls"]),
+        ("store", &["tls"]),
+        ("probe", &["upstream"]),
+        ("private", &[]),
+    ],
     &[("config", &[]), ("runtime", &["config"]), ("proxy", &["runtime", "config"])],
-    &[("admin", &[])],
+    &[("admin", &[]), ("session_api", &[])],
     &[("app", &[]), ("ctl", &[]), ("demo", &["app"]), ("cli", &["app", "ctl", "demo"]), ("main", &["cli"])],
 ];
 

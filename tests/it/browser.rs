@@ -1,4 +1,4 @@
-//! A real browser at the demo: it logs in, keeps its cart, and talks over a WebSocket.
+//! A real browser at the demo: it logs in, keeps its cart, talks over a WebSocket, and its server is killed.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -37,10 +37,19 @@ impl Demo {
         }
         std::thread::spawn(move || std::io::copy(&mut guide, &mut std::io::sink()));
         let demo = Demo { child, port };
-        eventually("the demo answers", || {
-            Client::tls(([127, 0, 0, 1], port).into()).try_get("/").is_ok_and(|reply| reply.status == 200)
-        });
+        for host in ["localhost", "sticky.localhost", "shared.localhost"] {
+            let mut client = Client::tls(([127, 0, 0, 1], port).into()).server_name(host);
+            eventually("the demo answers", || client.try_get("/").is_ok_and(|reply| reply.status == 200));
+        }
         demo
+    }
+
+    fn index(&self) -> String {
+        format!("https://localhost:{}/", self.port)
+    }
+
+    fn shop(&self, pool: &str) -> String {
+        format!("https://{pool}.localhost:{}/", self.port)
     }
 }
 
@@ -119,6 +128,35 @@ impl Browser {
             .unwrap_or_default()
             .to_owned()
     }
+
+    fn click(&self, id: &str) {
+        self.run(&format!("document.getElementById('{id}').click()"));
+    }
+
+    fn log_in(&self, user: &str) {
+        self.run(&format!("document.querySelector('input[name=user]').value = '{user}'"));
+        self.click("login");
+        eventually("the user is logged in", || self.text("user") == user);
+    }
+
+    /// Things in the cart.
+    fn items(&self) -> Value {
+        self.run("return document.querySelectorAll('#cart li').length")
+    }
+
+    fn add_teapots(&self, count: usize) {
+        for number in 1..=count {
+            self.click("add-teapot");
+            eventually("the cart has it", || self.items() == json!(number));
+        }
+    }
+
+    /// Ends the process that served the page, as an accident would.
+    fn kill_its_server(&self) -> String {
+        let pid = self.text("pid");
+        signal(pid.parse().unwrap(), "KILL");
+        pid
+    }
 }
 
 impl Drop for Browser {
@@ -136,25 +174,62 @@ impl Drop for Browser {
 fn a_user_logs_in_keeps_the_cart_over_twenty_pages_and_hears_the_echo() {
     let demo = Demo::start();
     let browser = Browser::start();
-    let home = format!("https://localhost:{}/", demo.port);
+    let home = demo.shop("sticky");
     browser.open(&home);
-    browser
-        .run("document.querySelector('input[name=user]').value = 'Ada <3'; document.getElementById('login').click()");
-    eventually("she is logged in", || browser.text("user") == "Ada <3");
+    browser.log_in("Ada <3");
     let server = browser.text("server");
-    for number in 1..=3 {
-        browser.run("document.getElementById('add-teapot').click()");
-        eventually("the cart has it", || {
-            browser.run("return document.querySelectorAll('#cart li').length") == json!(number)
-        });
-    }
+    browser.add_teapots(3);
     for _ in 0..20 {
         browser.open(&home);
         assert_eq!((browser.text("user"), browser.text("server")), ("Ada <3".to_owned(), server.clone()));
-        assert_eq!(browser.run("return document.querySelectorAll('#cart li').length"), json!(3));
+        assert_eq!(browser.items(), json!(3));
     }
     let cookies = browser.run("return document.cookie");
     assert_eq!(cookies, "", "no script can read a cookie of ours or of the shop");
     browser.run("document.getElementById('say').value = 'hello there'; document.querySelector('#ws button').click()");
     eventually("the echo is heard", || browser.text("heard").contains("echo: hello there"));
+}
+
+#[test]
+fn a_shared_session_survives_kill_9_of_its_server_and_a_sticky_one_does_not() {
+    let demo = Demo::start();
+    let browser = Browser::start();
+    let (shared, sticky) = (demo.shop("shared"), demo.shop("sticky"));
+    browser.open(&demo.index());
+    browser.click("shared");
+    eventually("the shop opens", || browser.text("mode") == "by the proxy, in its store");
+    browser.log_in("Zoë <3");
+    browser.add_teapots(2);
+    let visits: u64 = browser.text("visits").parse().unwrap();
+    let killed = browser.kill_its_server();
+    eventually("another server serves her", || {
+        browser.open(&shared);
+        let pid = browser.text("pid");
+        !pid.is_empty() && pid != killed
+    });
+    assert!(browser.text("visits").parse::<u64>().unwrap() > visits, "her visits go on counting");
+    for _ in 0..6 {
+        assert_eq!((browser.text("user"), browser.items()), ("Zoë <3".to_owned(), json!(2)));
+        assert_eq!(browser.text("lost"), "");
+        assert_ne!(browser.text("pid"), killed);
+        browser.open(&shared);
+    }
+    assert_eq!(browser.run("return document.cookie"), "");
+
+    browser.open(&demo.index());
+    browser.click("sticky");
+    eventually("the shop opens", || browser.text("mode") == "in this server's memory");
+    assert_eq!(browser.text("user"), "", "the shops share no session");
+    browser.log_in("Ada");
+    browser.add_teapots(1);
+    let killed = browser.kill_its_server();
+    eventually("the page says that the session is gone", || {
+        browser.open(&sticky);
+        browser.text("lost").contains("Your session is gone")
+    });
+    assert_ne!(browser.text("pid"), killed);
+    assert_eq!((browser.text("user"), browser.items()), (String::new(), json!(0)));
+    assert_eq!(browser.run("return document.cookie"), "");
+    browser.open(&sticky);
+    assert_eq!(browser.text("lost"), "", "it is said once");
 }

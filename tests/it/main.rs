@@ -19,6 +19,8 @@ mod pins;
 mod reload;
 mod routing;
 mod scaling;
+mod session_admin;
+mod session_api;
 mod sessions;
 mod shared_store;
 mod sticky;
