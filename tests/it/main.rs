@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
 
+mod adapters;
 mod admin;
 mod affinity;
 mod architecture;
@@ -24,6 +25,7 @@ mod session_api;
 mod sessions;
 mod shared_store;
 mod sticky;
+mod stores;
 mod support;
 mod tls;
 mod upgrades;

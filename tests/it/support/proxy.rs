@@ -137,6 +137,22 @@ impl Proxy {
         signal(self.pid(), name);
     }
 
+    /// kill -9; gives what it left behind.
+    pub fn kill(mut self) -> tempfile::TempDir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// What a proxy says that cannot start, with another's files.
+    pub fn try_start(directory: &Path, configuration: &str) -> String {
+        let path = directory.join("second.toml");
+        let whole = format!("[admin]\naddress = \"127.0.0.1:0\"\n[process]\nworkers = 1\n{configuration}");
+        std::fs::write(&path, whole).expect("the configuration is written");
+        let output = Command::new(BINARY).args(["run", "--config"]).arg(path).stdin(Stdio::null()).output();
+        String::from_utf8_lossy(&output.expect("it runs and ends").stderr).into_owned()
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
