@@ -17,6 +17,7 @@ use super::settings::{AccessLog, Admin, AdminContact, Configuration, Process};
 use super::{listeners, pools, routes, sessions};
 use crate::headers::ForwardedBy;
 use crate::keys::{KeyRing, RingKey, Token};
+use crate::names::HeldBy;
 use crate::private::Address;
 
 /// What resolving needs besides the section at hand.
@@ -92,6 +93,9 @@ pub(super) fn resolve(
     let routes = routes::resolve(&context, &root);
     let has_shared = pools.iter().any(|pool| pool.shared.is_some());
     let session_api = sessions::session_api(&context, &root, has_shared);
+    if pools.iter().any(|pool| pool.shared.as_ref().is_some_and(|shared| shared.held_by == HeldBy::Proxy)) {
+        sessions::check_listeners(&context, &root.sections("listener"), &process);
+    }
     let configuration = ring.zip(admin).map(|(ring, admin)| Configuration {
         process,
         ring: Arc::new(ring),

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use super::document::{Located, Section};
 use super::listeners;
 use super::resolve::{Context, names_of, private_address, secret};
-use super::settings::{SessionApi, SharedSettings};
+use super::settings::{Process, SessionApi, SharedSettings};
 use crate::names::{HeldBy, OnStoreError};
 use crate::private::Address;
 use crate::session::{OnReuse, Rules};
@@ -33,6 +33,8 @@ fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option
             context.error(section.place(key), message, None);
         }
     }
+    // Every problem is to be found, also where there will be no store.
+    let near_cache = near_cache(context, section);
     let kind = if kind == "redis" {
         if !has_ring {
             let help = "`steadfast key` prints a key; every proxy of the store has the same: `[keys] ring`".to_owned();
@@ -49,7 +51,7 @@ fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option
     Some(store::Settings {
         name: name.value.into(),
         kind,
-        near_cache: near_cache(context, section),
+        near_cache,
         breaker: BreakerSettings {
             failures: breaker.number("failures"),
             within: breaker.duration("within"),
@@ -259,6 +261,19 @@ pub(super) fn check_realms(context: &Context<'_>, sections: &[Section<'_>], pool
                 context.error(place, message, "give each its own `[pool.shared] cookie`, or one `realm`".to_owned());
             }
         }
+    }
+}
+
+/// Over plain http there are no sessions, but on localhost: their cookies could be read and planted on the way.
+pub(super) fn check_listeners(context: &Context<'_>, listeners: &[Section<'_>], process: &Process) {
+    // Who is trusted may say that the browser sees https.
+    if !process.trusted_proxies.is_empty() {
+        return;
+    }
+    for listener in listeners.iter().filter(|listener| !listener.has("tls") && !listener.has("redirect")) {
+        let help = "give it `[listener.tls]` or `redirect = \"https\"`; behind a proxy that does TLS, name that in `trusted_proxies`";
+        let message = "over plain http a shared pool has no sessions, except on localhost";
+        context.problems.warn(listener.place("address"), message, Some(help.to_owned()));
     }
 }
 

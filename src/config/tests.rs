@@ -114,6 +114,75 @@ fn what_excludes_each_other_is_named() {
     assert_complains("x = [", "");
 }
 
+/// A shared pool over a store; `%` stands for what goes below it.
+const SHARED: &str = r#"
+[[listener]]
+name = "https"
+address = "127.0.0.1:8443"
+[listener.tls]
+self_signed = ["localhost"]
+[[store]]
+name = "main"
+[[store]]
+name = "other"
+[[route]]
+pool = "shop"
+[[route]]
+path = "/blog"
+pool = "blog"
+[[pool]]
+name = "blog"
+mode = "shared"
+server = [{ name = "b", address = "127.0.0.1:9001" }]
+shared = { store = "main", realm = "site" }
+[[pool]]
+name = "shop"
+mode = "shared"
+server = [{ name = "a", address = "127.0.0.1:9001" }]
+[pool.shared]
+%
+"#;
+
+#[test]
+fn shared_pools_are_checked_as_a_whole() {
+    let with = |lines: &str| SHARED.replace('%', lines);
+    let good = with("store = \"main\"\nrealm = \"site\"\nprofile = \"aal2\"\nidle = \"5m\"");
+    let loaded = read(&good).unwrap_or_else(|report| panic!("{}", report.human(false)));
+    let rules = &loaded.configuration.pools[1].shared.as_ref().unwrap().rules;
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    assert_eq!((rules.idle, rules.absolute, rules.renew), (minutes(5), minutes(24 * 60), minutes(15)));
+    for (lines, wanted) in [
+        ("realm = \"site\"", "a shared pool needs a `store`"),
+        ("store = \"mian\"", "there is no store `mian` | did you mean `main`?"),
+        ("store = \"other\"\nrealm = \"site\"", "the realm `site` is in two stores"),
+        ("store = \"main\"", "the realms `site` and `shop` would use one cookie name"),
+        ("store = \"main\"\ncookie = \"sid\"", "is no name for a session cookie"),
+        ("store = \"main\"\nrealm = \"site\"\nidle = \"9h\"", "`idle` is longer than `absolute`"),
+        ("store = \"main\"\nrealm = \"site\"\nclear_site_data = [\"everything\"]", "is nothing that can be cleared"),
+        ("held_by = \"application\"", "`held_by = \"application\"` needs `cookie`"),
+        ("held_by = \"application\"\ncookie = \"JSESSIONID\"\nrenew = \"1m\"", "`renew` means nothing with"),
+        (
+            "store = \"main\"\nrealm = \"site\"\n[pool.sticky]\npin = \"hard\"",
+            "only for pools with `mode = \"sticky\"`",
+        ),
+    ] {
+        assert_complains(&with(lines), wanted);
+    }
+    let route = |lines: &str| MINIMAL.replace("pool = \"shop\"", &format!("pool = \"shop\"\n{lines}"));
+    assert_complains(&route("session = \"required\""), "whose sessions the proxy keeps");
+    assert_complains(&format!("{MINIMAL}[session_api]\naddress = \"unix:api.sock\""), "has no pool to serve");
+    assert_complains(&format!("{good}[session_api]\naddress = \"10.0.0.1:9902\""), "spoken in the clear");
+    let redis = "[[store]]\nname = \"r\"\nkind = \"redis\"\n";
+    assert_complains(&format!("{good}{redis}url = \"redis://127.0.0.1\""), "needs a key ring that they share");
+    assert_complains(&format!("{good}{redis}"), "`kind = \"redis\"` needs `url`");
+    assert_complains(&format!("{good}{redis}url = \"redis://:secret@127.0.0.1\""), "password");
+    assert_complains(&format!("{good}{redis}near_cache = \"2s\""), "`near_cache` is at most");
+    assert_complains(&format!("{good}[[store]]\nname = \"e\"\nurl = \"redis://a\""), "`url` is for `kind = \"redis\"`");
+    let plain = good.replace("[listener.tls]\nself_signed = [\"localhost\"]\n", "");
+    let warnings = read(&plain).unwrap_or_else(|report| panic!("{}", report.human(false))).warnings.human(false);
+    assert!(warnings.contains("over plain http a shared pool has no sessions"), "{warnings}");
+}
+
 #[test]
 fn syntax_errors_and_unknown_keys_are_reported_together() {
     let complaints = complaints(&format!("{MINIMAL}\nport = \nfoo = 1\n"));

@@ -243,6 +243,10 @@ impl Committer<'_> {
         if directives.only_if.is_some_and(|version| version != session.lineage.version) {
             return Err(Refusal::WrongVersion);
         }
+        let leaves_nothing = matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll));
+        if leaves_nothing && (directives.patch.is_some() || directives.replace.is_some()) {
+            return Err(Refusal::Bad("a logout leaves no data that could be changed"));
+        }
         match &directives.turn {
             None => self.write(session, directives, false, entropy).await,
             Some(Turn::Renew) => self.write(session, directives, true, entropy).await,
@@ -259,8 +263,9 @@ impl Committer<'_> {
                 };
                 self.rotate(session, &subject, &how, directives, entropy).await
             }
-            Some(Turn::Logout) => self.log_out(session, Vec::new()).await,
-            Some(Turn::LogoutAll) => {
+            Some(Turn::Logout) if !directives.logout_others => self.log_out(session, Vec::new()).await,
+            // This one and all others: all.
+            Some(Turn::Logout | Turn::LogoutAll) => {
                 let ended = match &session.lineage.login {
                     Some(login) => end_all(self.realm, self.store, &login.subject, None, entropy).await?,
                     None => Vec::new(),

@@ -283,6 +283,18 @@ fn a_logout_of_all_ends_all_and_is_not_undone_by_a_step_up_on_its_way() {
 }
 
 #[test]
+fn a_logout_of_this_one_and_the_others_is_one_of_all() {
+    let mut tale = Tale::begin();
+    let (phone, laptop) = (tale.log_in("alice"), tale.log_in("alice"));
+    let before = tale.look(&laptop);
+    let both = Directives { turn: Some(Turn::Logout), logout_others: true, ..Directives::default() };
+    let with_data = Directives { patch: patch(&json!({"x": 1})).patch, ..both.clone() };
+    assert!(matches!(tale.say(&before, &with_data), Err(Refusal::Bad(_))), "there is no data after it");
+    tale.say(&before, &both).unwrap();
+    assert_eq!((tale.absence(&phone), tale.absence(&laptop)), (Absence::Revoked, Absence::Muted(None)));
+}
+
+#[test]
 fn a_login_can_end_the_others() {
     let mut tale = Tale::begin();
     let phone = tale.log_in("alice");

@@ -251,6 +251,33 @@ fn a_cookie_that_leads_nowhere_is_forgotten_at_the_next_page() {
 }
 
 #[test]
+fn sessions_that_the_application_keeps_are_counted_and_balanced_freely() {
+    let origins = ["a", "b"].map(Origin::start);
+    let proxy = Proxy::start(&format!(
+        "[[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n[[route]]\npool = \"shop\"\n[[pool]]\n\
+         name = \"shop\"\nmode = \"shared\"\nbalance = \"round-robin\"\n{}[pool.shared]\n\
+         held_by = \"application\"\ncookie = \"JSESSIONID\"\n",
+        servers(&origins.each_ref())
+    ));
+    for number in 0..5 {
+        let mut user = proxy.client();
+        user.cookies.insert("JSESSIONID".into(), format!("session-{number}"));
+        let served: std::collections::BTreeSet<String> = (0..4).map(|_| user.get("/").origin()).collect();
+        assert_eq!(served.len(), 2, "any server serves it");
+    }
+    let seen = origins[0].seen().pop().unwrap();
+    assert!(seen.header("cookie").contains("JSESSIONID=session-4"), "the cookie is the application's");
+    assert_eq!(seen.header("steadfast-session"), "");
+    assert_eq!(proxy.metric("steadfast_sessions", &["server=\"a\""]), 5.0);
+    assert_eq!(proxy.metric("steadfast_sessions", &["server=\"b\""]), 5.0);
+    eventually("the log has a keyed hash of it", || {
+        let log = proxy.access_log();
+        let sessions: std::collections::BTreeSet<String> = log.iter().map(|line| line["session"].to_string()).collect();
+        sessions.len() == 5 && !sessions.iter().any(|session| session.contains("session-"))
+    });
+}
+
+#[test]
 fn a_web_socket_and_an_event_stream_end_with_their_session() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&shared(&[&origin], ""));
