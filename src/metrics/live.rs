@@ -24,6 +24,10 @@ pub struct LiveGauges {
     connections: Family,
     server_state: Family,
     certificate_expiry: Family,
+    store_up: Family,
+    store_records: Family,
+    store_bytes: Family,
+    store_evicted: Family,
 }
 
 impl LiveGauges {
@@ -43,6 +47,13 @@ impl LiveGauges {
             long_lived: Family::gauge(
                 "steadfast_long_lived",
                 "Exchanges in flight that may last for hours: tunnels and event streams.",
+            ),
+            store_up: Family::gauge("steadfast_store_up", "1 where a session store answers, as far as is known."),
+            store_records: Family::gauge("steadfast_store_records", "Records in an embedded session store."),
+            store_bytes: Family::gauge("steadfast_store_bytes", "Memory that the records of an embedded store take."),
+            store_evicted: Family::counter(
+                "steadfast_store_evicted_total",
+                "Records of an embedded store that had to make room.",
             ),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
@@ -83,6 +94,17 @@ impl LiveGauges {
     /// How long a server that joined took to get its share.
     pub fn scale_out(&mut self, pool: &str, server: &str, took: Duration) {
         self.scale_out.value(&[("pool", pool), ("server", server)], took.as_secs_f64());
+    }
+
+    /// Whether a session store answers, and what an embedded one holds: records, bytes, and records that made room.
+    pub fn store(&mut self, store: &str, answers: bool, holds: Option<(usize, usize, u64)>) {
+        let labels = [("store", store)];
+        self.store_up.value(&labels, f64::from(u8::from(answers)));
+        if let Some((records, bytes, evicted)) = holds {
+            self.store_records.value(&labels, records as f64);
+            self.store_bytes.value(&labels, bytes as f64);
+            self.store_evicted.value(&labels, evicted as f64);
+        }
     }
 
     /// Tunnels and event streams of a server.
@@ -130,6 +152,10 @@ impl LiveGauges {
             self.connections,
             self.server_state,
             self.certificate_expiry,
+            self.store_up,
+            self.store_records,
+            self.store_bytes,
+            self.store_evicted,
         ]
     }
 }

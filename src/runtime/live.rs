@@ -45,6 +45,9 @@ impl LiveState for Runtime {
                 gauges.server_state(&entry.pool.name, name, condition(&server.state, now));
             }
         }
+        for store in &snapshot.stores {
+            gauges.store(&store.settings.name, store.answers(), store.holds());
+        }
         for endpoint in &snapshot.endpoints {
             // Two of one name (of two key types): the one that ends first is worth knowing.
             let mut ends: BTreeMap<&str, i64> = BTreeMap::new();
