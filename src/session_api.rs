@@ -25,9 +25,9 @@ use crate::keys::SystemEntropy;
 use crate::names::SessionEvent;
 use crate::private::{Accepted, Connection, Socket};
 use crate::runtime::{AttemptState, LiveAttempt, Runtime};
-use crate::session::contract::{self, Nonce, add_operation};
+use crate::session::contract::{self, BadDirective, Nonce, add_operation};
 use crate::session::operate::{self, Reference};
-use crate::session::{Committed, Committer, CookieDecision, Directives, Recall, Refusal, Session, Turn, recall};
+use crate::session::{Committed, Committer, CookieDecision, Directives, Recall, Refusal, Session, Turn, again};
 use crate::store::{Client, Store};
 use crate::tasks;
 
@@ -99,14 +99,14 @@ impl Api {
         let _ = builder.serve_connection(TokioIo::new(stream), service).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
         if path == "/.well-known/jwks.json" && request.method() == Method::GET {
             let now = Clock::wall(Clock::now()).seconds();
             return Ok(ok(&self.runtime.snapshot().token_keys.jwks(now)));
         }
         let live = self.attempt(&request)?;
-        let call = Call { api: self, client: self.client(&live.pool.store), live };
+        let call = Call { api: Rc::clone(self), client: self.client(&live.pool.store), live };
         match (request.method().as_str(), path.as_str()) {
             ("GET", "/v1/session") => call.get(&request).await,
             ("PATCH", "/v1/session") => call.patch(request).await,
@@ -138,7 +138,8 @@ impl Api {
         if let Some((_, client)) = clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
             return Rc::clone(client);
         }
-        clients.retain(|(known, _)| Arc::strong_count(known) > 2);
+        let snapshot = self.runtime.snapshot();
+        clients.retain(|(known, _)| snapshot.stores.iter().any(|store| Arc::ptr_eq(known, store)));
         let client = store.client(self.runtime.metrics.control());
         clients.push((Arc::clone(store), Rc::clone(&client)));
         client
@@ -148,13 +149,14 @@ impl Api {
 const PEER: &str = "/v1/session/peers/";
 
 /// One call, for one attempt.
-struct Call<'a> {
-    api: &'a Api,
+#[derive(Clone)]
+struct Call {
+    api: Rc<Api>,
     client: Rc<Client>,
     live: Arc<LiveAttempt>,
 }
 
-impl Call<'_> {
+impl Call {
     fn now() -> u64 {
         Clock::wall(Clock::now()).seconds()
     }
@@ -165,8 +167,8 @@ impl Call<'_> {
             return Err(problem(StatusCode::NOT_FOUND, "none", "The request has no session."));
         };
         let realm = &self.live.pool.realm;
-        match recall(realm, &*self.client, found.cookie.clone(), Self::now()).await {
-            Ok(Recall::Session(now)) if now.lineage_key == found.lineage_key => Ok(now),
+        match again(realm, &*self.client, found, Self::now()).await {
+            Ok(Recall::Session(now)) if !self.live.pool.store.owes_end(&now.lineage_key) => Ok(now),
             Ok(_) => Err(problem(StatusCode::GONE, "gone", "The session has ended, or was replaced.")),
             Err(error) => Err(Refusal::Store(error).into()),
         }
@@ -224,28 +226,37 @@ impl Call<'_> {
     async fn operate(&self, request: Request<Incoming>) -> Answer {
         let body = object_of(request, contract_bytes()).await?;
         let text = |name: &str| match body.get(name) {
-            Some(Value::String(text)) => Some(text.clone()),
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
             // Lists are nicer to write where there is JSON.
             Some(Value::Array(words)) => {
                 let words: Option<Vec<&str>> = words.iter().map(Value::as_str).collect();
-                words.map(|words| words.join(" "))
+                words.map(|words| Some(words.join(" "))).ok_or(BadDirective::Parameter)
             }
-            _ => None,
+            Some(_) => Err(BadDirective::Parameter),
         };
-        let name = text("op").unwrap_or_default();
+        let bad = |error: BadDirective| problem(StatusCode::BAD_REQUEST, "bad-directive", error.to_string());
+        let name = text("op").map_err(bad)?.unwrap_or_default();
         let mut directives = Directives::default();
-        let subject = || text("sub").ok_or(contract::BadDirective::Parameter);
-        add_operation(&name, subject, || contract::how(&text), &mut directives)
-            .map_err(|error| problem(StatusCode::BAD_REQUEST, "bad-directive", error.to_string()))?;
+        let subject = || text("sub")?.ok_or(BadDirective::Parameter);
+        add_operation(&name, subject, || contract::how(&text), &mut directives).map_err(bad)?;
         if directives.is_empty() {
             return Ok(no_content());
         }
         self.write(directives).await
     }
 
-    /// Makes a change, unless it needs a cookie that can no longer go out.
+    /// Makes a change, unless it needs a cookie that can no longer go out. It is made to its end, also when the server
+    /// does not wait for it: what comes of it goes out with the response.
     async fn write(&self, directives: Directives) -> Answer {
+        let call = self.clone();
+        let writing = tasks::spawn(async move { call.write_through(directives).await });
+        writing.await.unwrap_or_else(|_| Err(Refusal::Contended.into()))
+    }
+
+    async fn write_through(&self, directives: Directives) -> Answer {
         let mut state = self.live.state.lock().await;
+        self.still_counts()?;
         let needs_cookie = directives.turn.is_some() || state.found.session().is_none();
         if state.head_has_left && needs_cookie {
             let detail = "The response has begun: no cookie can go out with it any more. Nothing was done.";
@@ -254,7 +265,7 @@ impl Call<'_> {
         let pool = &self.live.pool;
         let committer = Committer { realm: &pool.realm, store: &*self.client, now: Self::now() };
         let committed = committer.commit(&state.found, &directives, &mut SystemEntropy).await;
-        let committed = committed.inspect_err(|refusal| self.count(event_of(refusal)))?;
+        let committed = committed.inspect_err(|refusal| self.refused(&state.found, &directives, refusal))?;
         committed.events.iter().for_each(|event| self.count(*event));
         self.tell_of_ends(&committed).await;
         let mut reply = match &committed.now {
@@ -268,6 +279,23 @@ impl Call<'_> {
         reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         remember(&mut state, committed, &directives);
         Ok(reply)
+    }
+
+    /// An attempt may have been given up while its server was still speaking.
+    fn still_counts(&self) -> Result<(), Problem> {
+        let detail = "The request's attempt has ended.";
+        if self.live.counts() { Ok(()) } else { Err(problem(StatusCode::UNAUTHORIZED, "nonce", detail)) }
+    }
+
+    fn refused(&self, found: &Recall, directives: &Directives, refusal: &Refusal) {
+        self.count(event_of(refusal));
+        if let (Refusal::Store(_), Some(session)) = (refusal, found.session())
+            && matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll))
+        {
+            // It is over for this proxy, and for all as soon as the store answers.
+            self.live.pool.store.owe_end(session.lineage_key);
+            self.api.runtime.ended.note(&[session.lineage.sid]);
+        }
     }
 
     async fn tell_of_ends(&self, committed: &Committed) {
@@ -298,6 +326,7 @@ impl Call<'_> {
     /// Ends one other session of the same subject.
     async fn end_peer(&self, text: &str) -> Answer {
         let state = self.live.state.lock().await;
+        self.still_counts()?;
         let session = self.session(&state).await?;
         let unknown = || problem(StatusCode::NOT_FOUND, "unknown", "No session of this subject has that name.");
         let login = session.lineage.login.as_ref().ok_or_else(unknown)?;

@@ -256,6 +256,10 @@ pub(super) fn check_realms(context: &Context<'_>, sections: &[Section<'_>], pool
             if one.realm == other.realm && one.store != other.store {
                 let message = format!("the realm `{}` is in two stores", one.realm);
                 context.error(place, message, "pools of one realm share their sessions: one store".to_owned());
+            } else if one.realm == other.realm && one.rules != other.rules {
+                let message = format!("pools of the realm `{}` have different rules for their sessions", one.realm);
+                let help = "they share their sessions: give them the same `profile`, `idle`, `absolute` and so on";
+                context.error(place, message, help.to_owned());
             } else if one.realm != other.realm && one.cookie == other.cookie {
                 let message = format!("the realms `{}` and `{}` would use one cookie name", other.realm, one.realm);
                 context.error(place, message, "give each its own `[pool.shared] cookie`, or one `realm`".to_owned());

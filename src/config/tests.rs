@@ -134,7 +134,7 @@ pool = "blog"
 name = "blog"
 mode = "shared"
 server = [{ name = "b", address = "127.0.0.1:9001" }]
-shared = { store = "main", realm = "site" }
+shared = { store = "main", realm = "site", profile = "aal2", idle = "5m" }
 [[pool]]
 name = "shop"
 mode = "shared"
@@ -157,6 +157,7 @@ fn shared_pools_are_checked_as_a_whole() {
         ("store = \"other\"\nrealm = \"site\"", "the realm `site` is in two stores"),
         ("store = \"main\"", "the realms `site` and `shop` would use one cookie name"),
         ("store = \"main\"\ncookie = \"sid\"", "is no name for a session cookie"),
+        ("store = \"main\"\nrealm = \"site\"", "pools of the realm `site` have different rules"),
         ("store = \"main\"\nrealm = \"site\"\nidle = \"9h\"", "`idle` is longer than `absolute`"),
         ("store = \"main\"\nrealm = \"site\"\nclear_site_data = [\"everything\"]", "is nothing that can be cleared"),
         ("held_by = \"application\"", "`held_by = \"application\"` needs `cookie`"),

@@ -52,17 +52,22 @@ pub(super) async fn from_server(
     let protocol = response.headers().get(header::UPGRADE).cloned();
     // What the server speaks is between it and us.
     *response.version_mut() = Version::HTTP_11;
-    if let Some(visit) = visit {
-        match visit.conclude(exchange, response.headers_mut()).await {
-            Ok(watch) => exchange.watch = watch,
+    let concluded = match visit {
+        None => None,
+        Some(visit) => match visit.conclude(exchange, response.headers()).await {
+            Ok(concluded) => Some(concluded),
             Err(error) => return Answer::Error(error),
-        }
-    }
+        },
+    };
     let headers = response.headers_mut();
     headers::remove_hop_by_hop(headers);
     headers::remove_reserved(headers);
     route.response_headers.apply(headers);
     add_pin(worker, exchange, entry, recalled, https, server, headers);
+    if let Some(mut concluded) = concluded {
+        exchange.watch = concluded.watch.take();
+        concluded.write(headers);
+    }
     if entry.debug_headers {
         add_verdict(exchange, entry, server, headers);
     }

@@ -259,7 +259,10 @@ impl Attempts<'_> {
     ) -> Result<Response<UpstreamBody>, SendFailure> {
         let timeouts = &self.entry.timeouts;
         let grpc = is_grpc(&self.head.headers);
-        let request = self.request(target);
+        let mut request = self.request(target);
+        if let Some(visit) = self.visit {
+            visit.begin_attempt(request.headers_mut()).await;
+        }
         let limits = TimeLimits {
             first_byte: timeouts.first_byte.filter(|_| !grpc),
             between_bytes: timeouts.between_bytes,
@@ -273,9 +276,6 @@ impl Attempts<'_> {
         let Head { method, mut uri, mut headers } = self.head.clone();
         if let Some(host) = &self.entry.host {
             headers.insert(header::HOST, host.clone());
-        }
-        if let Some(visit) = self.visit {
-            visit.begin_attempt(&mut headers);
         }
         let version = if target.settings.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let body = self.body.attempt();

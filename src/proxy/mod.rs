@@ -196,18 +196,24 @@ impl Worker {
         }
         let kept = session::is_kept(entry, route);
         let coming = kept.map(|pool| (session::Coming::of(&pool.settings, &parts, &identity), pool));
+        // As the client asked for it: where it is to go on after a login.
+        let asked = route.login_url.is_some().then(|| parts.uri.clone());
         let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
         let visit = match coming {
             None => None,
             Some((coming, pool)) => {
-                match session::enter(self, exchange, snapshot, route, (at, pool), coming, &admitted.parts.uri).await? {
+                match session::enter(self, exchange, snapshot, route, (at, pool), coming, asked).await? {
                     session::Entry::Goes(visit) => Some(visit),
                     session::Entry::ToLogin(reply) => return Ok(answer::Answer::Local(reply)),
                 }
             }
         };
         let visit = visit.as_ref();
-        let attempted = attempt::run(self, exchange, entry, &recalled, visit, https, admitted).await?;
+        let attempted = attempt::run(self, exchange, entry, &recalled, visit, https, admitted).await;
+        let attempted = match (attempted, visit) {
+            (Err(error), Some(visit)) => return Err(Box::pin(visit.give_up(error)).await),
+            (attempted, _) => attempted?,
+        };
         Ok(answer::from_server(self, exchange, route, entry, &recalled, visit, https, attempted).await)
     }
 

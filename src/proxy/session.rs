@@ -73,13 +73,13 @@ const MOST_TOKENS: usize = 4_096;
 
 impl Sessions {
     /// The worker's own way to a store.
-    pub(super) fn client(&self, worker: &Worker, store: &Arc<Store>) -> Rc<Client> {
+    fn client(&self, worker: &Worker, snapshot: &Snapshot, store: &Arc<Store>) -> Rc<Client> {
         let mut clients = self.clients.borrow_mut();
         if let Some((_, client)) = clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
             return Rc::clone(client);
         }
-        // Those that only this has are of an older configuration.
-        clients.retain(|(known, _)| Arc::strong_count(known) > 2);
+        // Those of an older configuration go, and their connections with them.
+        clients.retain(|(known, _)| snapshot.stores.iter().any(|store| Arc::ptr_eq(known, store)));
         let client = store.client(worker.id);
         clients.push((Arc::clone(store), Rc::clone(&client)));
         client
@@ -132,6 +132,8 @@ impl Sessions {
         if !signer.as_ref().is_some_and(is_right) {
             *signer = snapshot.token_keys.signer(now).map(|signer| (Arc::clone(&snapshot.token_keys), signer));
             self.tokens.borrow_mut().clear();
+            // What was kept of the snapshot before holds on to its stores.
+            self.pools.borrow_mut().clear();
         }
     }
 
@@ -177,7 +179,7 @@ impl Coming {
         let may_set_cookie = origin.https || &*origin.host == "localhost" || origin.host.ends_with(".localhost");
         let name = if origin.https { &*settings.cookie } else { settings.plain_cookie() };
         Coming {
-            shown: if may_set_cookie { shown(name, &parts.headers) } else { Err(Absence::NoCookie) },
+            shown: if may_set_cookie { shown(name, &parts.headers) } else { Err(Absence::Unavailable) },
             is_navigation: is_page && matches!(parts.method, Method::GET | Method::HEAD),
             is_safe: parts.method.is_safe(),
             may_set_cookie,
@@ -217,10 +219,10 @@ pub(super) async fn enter(
     route: &Route,
     (at, pool): (usize, &SharedPool),
     coming: Coming,
-    uri: &Uri,
+    asked: Option<Uri>,
 ) -> Result<Entry, Error> {
     let now = Clock::wall(exchange.arrived).seconds();
-    let client = worker.sessions.client(worker, &pool.store);
+    let client = worker.sessions.client(worker, snapshot, &pool.store);
     let metrics = &snapshot.pools[at].pool.metrics;
     let mut degraded = false;
     let found = match coming.shown {
@@ -238,7 +240,7 @@ pub(super) async fn enter(
                 }
                 count(worker, metrics, SessionEvent::Degraded);
                 degraded = true;
-                Recall::None(Absence::NoCookie)
+                Recall::None(Absence::Unavailable)
             }
         },
     };
@@ -250,10 +252,14 @@ pub(super) async fn enter(
             return Err(Error::new(Kind::TwoSessions));
         }
     }
+    if route.session == SessionNeed::Required && found == Recall::None(Absence::UnknownKey) {
+        // Another proxy of the fleet may know it: this is no reason to send somebody to the login.
+        return Err(Error::new(Kind::SessionStore { ran: false }));
+    }
     let logged_in = found.session().is_some_and(|session| session.lineage.login.is_some());
     if route.session == SessionNeed::Required && !logged_in {
-        return match &route.login_url {
-            Some(login) if coming.is_navigation => Ok(Entry::ToLogin(reply::to_login(login, uri))),
+        return match (&route.login_url, asked) {
+            (Some(login), Some(asked)) if coming.is_navigation => Ok(Entry::ToLogin(reply::to_login(login, &asked))),
             _ => Err(Error::new(Kind::LoginRequired)),
         };
     }
@@ -282,44 +288,51 @@ fn count(worker: &Worker, metrics: &PoolMetrics, event: SessionEvent) {
 }
 
 impl Visit {
-    /// Every visit is to a pool that has this.
-    fn pool(&self) -> &SharedPool {
-        &self.pool
-    }
-
     fn count(&self, event: SessionEvent) {
         count(&self.worker, &self.snapshot.pools[self.at].pool.metrics, event);
     }
 
     /// Tells the server of one attempt. What the attempt before was told counts no more.
-    pub(super) fn begin_attempt(&self, headers: &mut HeaderMap) {
+    pub(super) async fn begin_attempt(&self, headers: &mut HeaderMap) {
         let nonce = Nonce::new(&mut SystemEntropy);
         headers.insert(contract::SESSION, self.token.clone());
         if let Ok(text) = HeaderValue::try_from(nonce.text()) {
             headers.insert(contract::REQUEST, text);
         }
-        let live = self.worker.runtime.attempts.begin(nonce, || self.pool().clone(), || self.found.clone());
-        if let Some(before) = self.live.replace(live) {
-            self.worker.runtime.attempts.forget(&before);
-        }
         *self.nonce.borrow_mut() = Some(nonce);
+        let attempts = &self.worker.runtime.attempts;
+        if attempts.are_asked_about() {
+            let state = self.hand_over().await.unwrap_or_else(|| (self.found.clone(), None));
+            *self.live.borrow_mut() = attempts.begin(nonce, || SharedPool::clone(&self.pool), state);
+        }
     }
 
-    /// Makes true what the server said, and says in the response what the client has to know. Gives the session, for
-    /// what lasts longer than the exchange.
-    pub(super) async fn conclude(
-        &self,
-        exchange: &mut Exchange,
-        headers: &mut HeaderMap,
-    ) -> Result<Option<Watch>, Error> {
-        let live = self.live.borrow_mut().take();
+    /// What the server of an attempt that is given up has done to the session by the side API.
+    async fn hand_over(&self) -> Option<(Recall, Option<Committed>)> {
+        let before = self.live.borrow().clone()?;
+        self.worker.runtime.attempts.forget(&before);
+        Some(before.hand_over().await)
+    }
+
+    /// No server has answered. What the last one did to the session is done, and its cookie goes out with the error.
+    pub(super) async fn give_up(&self, mut error: Error) -> Error {
+        if let Some((_, Some(pending))) = self.hand_over().await {
+            error.cookie = self.cookie_line(&pending.cookie);
+        }
+        error
+    }
+
+    /// Makes true what the server said. What the client has to know of it is to be written last of all.
+    pub(super) async fn conclude(&self, exchange: &mut Exchange, headers: &HeaderMap) -> Result<Concluded, Error> {
+        let live = self.live.borrow().clone();
         let Some(live) = live else { return self.commit_said(exchange, headers, &self.found, None).await };
         let (found, pending) = live.head_leaves().await;
         // Its nonce counts a little longer: for reading, and for data.
+        self.live.borrow_mut().take();
         self.worker.runtime.attempts.linger(&live);
         let cookie = pending.as_ref().and_then(|pending| self.cookie_line(&pending.cookie));
         let concluded = self.commit_said(exchange, headers, &found, pending).await;
-        if let Ok(Some(watch)) = &concluded {
+        if let Ok(Concluded { watch: Some(watch), .. }) = &concluded {
             live.becomes(Recall::Session(Arc::clone(&watch.session))).await;
         }
         concluded.map_err(|mut error| {
@@ -332,32 +345,42 @@ impl Visit {
     async fn commit_said(
         &self,
         exchange: &mut Exchange,
-        headers: &mut HeaderMap,
+        headers: &HeaderMap,
         found: &Recall,
         mut pending: Option<Committed>,
-    ) -> Result<Option<Watch>, Error> {
+    ) -> Result<Concluded, Error> {
         let now = Clock::wall(Clock::now()).seconds();
         let said = self.said(headers)?;
+        self.confirm_if_due(found, now);
         let committed = if said.directives.is_empty() {
             self.without_directives(found, &said, pending.is_some(), now).await
         } else {
-            Some(Box::pin(self.commit(found, &said.directives, now)).await?)
+            Some(Box::pin(self.commit(found, said.directives, now)).await?)
         };
         if let Some(committed) = committed {
             pending = Some(merge(pending, committed));
         }
         let Some(committed) = pending else {
-            if let Recall::None(absence) = found
-                && absence.is_final()
-                && self.is_navigation
-            {
-                self.set_cookie(&CookieDecision::Expire, headers);
-            }
-            return Ok(found.session().map(|session| self.watch(session)));
+            let is_to_forget = self.is_navigation && matches!(found, Recall::None(absence) if absence.is_final());
+            let decision = if is_to_forget { CookieDecision::Expire } else { CookieDecision::Leave };
+            let watch = found.session().map(|session| self.watch(session));
+            return Ok(Concluded { watch, cookie: self.cookie_line(&decision), clear: None });
         };
-        self.answer(exchange, &committed, headers);
         let session = committed.now.as_ref().or(found.session().filter(|_| !committed.logged_out));
-        Ok(session.map(|session| self.watch(session)))
+        if let Some(session) = session {
+            exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
+        }
+        let clear = self.pool.settings.clear_site_data.clone().filter(|_| committed.logged_out && self.https);
+        let watch = session.map(|session| self.watch(session));
+        Ok(Concluded { watch, cookie: self.cookie_line(&committed.cookie), clear })
+    }
+
+    fn confirm_if_due(&self, found: &Recall, now: u64) {
+        if let Some(session) = found.session().filter(|session| session.is_to_be_confirmed()) {
+            self.later(session, |realm, client, session| async move {
+                let _ = session::confirm(&realm, &*client, &session, now).await;
+            });
+        }
     }
 
     fn watch(&self, session: &Arc<Session>) -> Watch {
@@ -382,20 +405,16 @@ impl Visit {
     /// Keeps the session alive, and its cookie young.
     async fn without_directives(&self, found: &Recall, said: &Said, has_pending: bool, now: u64) -> Option<Committed> {
         let session = found.session()?;
-        if !said.directives.no_touch && session.touch_is_due(&self.pool().realm, now) {
+        if !said.directives.no_touch && session.touch_is_due(&self.pool.realm, now) {
             self.later(session, |realm, client, session| async move {
                 let _ = session::touch(&realm, &*client, &session, now).await;
             });
         }
-        if session.is_to_be_confirmed() {
-            self.later(session, |realm, client, session| async move {
-                let _ = session::confirm(&realm, &*client, &session, now).await;
-            });
-        }
-        if has_pending || (session.successor.is_none() && !session.renewal_is_due(&self.pool().realm, now)) {
+        let may_renew = !said.directives.no_touch && session.renewal_is_due(&self.pool.realm, now);
+        if has_pending || (session.successor.is_none() && !may_renew) {
             return None;
         }
-        let committer = Committer { realm: &self.pool().realm, store: &*self.client, now };
+        let committer = Committer { realm: &self.pool.realm, store: &*self.client, now };
         // A cookie that is not renewed now is renewed with the next response.
         let renewed = Box::pin(committer.renew_if_due(session, &mut SystemEntropy)).await.ok()?;
         renewed.events.iter().for_each(|event| self.count(*event));
@@ -408,27 +427,42 @@ impl Visit {
         session: &Session,
         act: impl FnOnce(Arc<session::Realm>, Rc<Client>, Session) -> F,
     ) {
-        tasks::spawn(act(Arc::clone(&self.pool().realm), Rc::clone(&self.client), session.clone()));
+        tasks::spawn(act(Arc::clone(&self.pool.realm), Rc::clone(&self.client), session.clone()));
     }
 
-    async fn commit(&self, found: &Recall, directives: &Directives, now: u64) -> Result<Committed, Error> {
-        if !self.may_set_cookie && found.session().is_none() {
+    /// Does what the server said, to its end: also when the client does not wait for it.
+    async fn commit(&self, found: &Recall, mut directives: Directives, now: u64) -> Result<Committed, Error> {
+        if !self.may_set_cookie {
             self.count(SessionEvent::BadDirective);
             return Err(Error::because(Kind::BadDirective, &"sessions need https"));
         }
         if self.degraded {
             return Err(Error::new(Kind::SessionStore { ran: !self.is_safe }));
         }
-        let committer = Committer { realm: &self.pool().realm, store: &*self.client, now };
-        let committed = committer.commit(found, directives, &mut SystemEntropy).await;
+        let is_old = |session: &&Arc<Session>| session.renewal_is_due(&self.pool.realm, now);
+        if directives.turn.is_none() && !directives.no_touch && found.session().filter(is_old).is_some() {
+            directives.turn = Some(Turn::Renew);
+        }
+        let turn = directives.turn.clone();
+        let (pool, client, worker) = (Rc::clone(&self.pool), Rc::clone(&self.client), Rc::clone(&self.worker));
+        let before = found.clone();
+        let committing = tasks::spawn(async move {
+            let committer = Committer { realm: &pool.realm, store: &*client, now };
+            let committed = committer.commit(&before, &directives, &mut SystemEntropy).await;
+            if let Ok(committed) = &committed {
+                worker.end_sessions(&client, &committed.ended);
+            }
+            committed
+        });
+        // It ends with the store's deadlines, and nobody aborts it.
+        let committed = committing.await.unwrap_or(Err(Refusal::Contended));
         if let Ok(committed) = &committed {
             committed.events.iter().for_each(|event| self.count(*event));
-            self.worker.end_sessions(&self.client, &committed.ended);
         }
-        committed.map_err(|refusal| self.refuse(found, directives, &refusal))
+        committed.map_err(|refusal| self.refuse(found, turn.as_ref(), &refusal))
     }
 
-    fn refuse(&self, found: &Recall, directives: &Directives, refusal: &Refusal) -> Error {
+    fn refuse(&self, found: &Recall, turn: Option<&Turn>, refusal: &Refusal) -> Error {
         let ran = !self.is_safe;
         let (kind, event) = match refusal {
             Refusal::WrongVersion | Refusal::Gone | Refusal::Contended => {
@@ -441,38 +475,18 @@ impl Visit {
         self.count(event);
         let mut error = Error::because(kind, refusal);
         if let (Refusal::Store(_), Some(session)) = (refusal, found.session())
-            && matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll))
+            && matches!(turn, Some(Turn::Logout | Turn::LogoutAll))
         {
             // It is over for this proxy, and for all as soon as the store answers.
-            self.pool().store.owe_end(session.lineage_key);
+            self.pool.store.owe_end(session.lineage_key);
             self.worker.end_sessions(&self.client, &[session.lineage.sid]);
             error.cookie = self.cookie_line(&CookieDecision::Expire);
         }
         error
     }
 
-    fn answer(&self, exchange: &mut Exchange, committed: &Committed, headers: &mut HeaderMap) {
-        if let Some(session) = &committed.now {
-            exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
-        }
-        if committed.logged_out
-            && self.https
-            && let Some(clear) = &self.pool().settings.clear_site_data
-        {
-            headers.insert("clear-site-data", clear.clone());
-        }
-        self.set_cookie(&committed.cookie, headers);
-    }
-
-    fn set_cookie(&self, decision: &CookieDecision, headers: &mut HeaderMap) {
-        if let Some(line) = self.cookie_line(decision) {
-            headers.append(header::SET_COOKIE, line);
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        }
-    }
-
     fn cookie_line(&self, decision: &CookieDecision) -> Option<HeaderValue> {
-        let name = if self.https { &*self.pool().settings.cookie } else { self.pool().settings.plain_cookie() };
+        let name = if self.https { &*self.pool.settings.cookie } else { self.pool.settings.plain_cookie() };
         let value = match decision {
             CookieDecision::Leave => return None,
             CookieDecision::Set(cookie) => cookie.value().to_string(),
@@ -486,6 +500,31 @@ impl Visit {
             line = line.max_age(cookie::time::Duration::ZERO);
         }
         HeaderValue::try_from(line.build().to_string()).ok()
+    }
+}
+
+/// What is left to say to the client, and what the session is by now.
+pub(super) struct Concluded {
+    /// The session, for what lasts longer than the exchange.
+    pub(super) watch: Option<Watch>,
+    cookie: Option<HeaderValue>,
+    /// What the browser is to forget.
+    clear: Option<HeaderValue>,
+}
+
+impl Concluded {
+    /// Writes the cookie, past all that servers and routes say of the response: no cache may keep it.
+    pub(super) fn write(self, headers: &mut HeaderMap) {
+        if let Some(clear) = self.clear {
+            headers.insert("clear-site-data", clear);
+        }
+        if let Some(line) = self.cookie {
+            headers.append(header::SET_COOKIE, line);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            for name in ["expires", "surrogate-control", "cdn-cache-control"] {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -530,9 +569,8 @@ impl Watch {
     /// Whether the session still is; a store that does not answer has not ended it.
     pub(super) async fn lives(&self) -> bool {
         let now = Clock::wall(Clock::now()).seconds();
-        let cookie = self.session.successor.as_ref().unwrap_or(&self.session.cookie);
-        let found = session::recall(&self.pool.realm, &*self.client, cookie.clone(), now).await;
-        !matches!(found, Ok(Recall::None(_)))
+        let found = session::again(&self.pool.realm, &*self.client, &self.session, now).await;
+        !matches!(found, Ok(Recall::None(_))) && !self.pool.store.owes_end(&self.session.lineage_key)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::session::{Committed, Recall};
 const SHARDS: usize = 16;
 /// How long after its response's head a nonce counts.
 const LINGERS: Duration = Duration::from_secs(5);
+/// Before any moment: its time is over.
+const OVER: u64 = 1;
 /// Attempts that linger; past it they are forgotten at once.
 const MOST_LINGERING: usize = 65_536;
 
@@ -54,17 +56,22 @@ impl Attempts {
         &self.shards[nonce.first_byte() as usize % SHARDS]
     }
 
+    /// Whether there is anybody to ask.
+    pub fn are_asked_about(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
+    }
+
     /// Notes an attempt, if anybody can ask about it.
     pub fn begin(
         &self,
         nonce: Nonce,
         pool: impl FnOnce() -> SharedPool,
-        found: impl FnOnce() -> Recall,
+        (found, pending): (Recall, Option<Committed>),
     ) -> Option<Arc<LiveAttempt>> {
-        if !self.is_asked.load(Ordering::Relaxed) {
+        if !self.are_asked_about() {
             return None;
         }
-        let state = AttemptState { found: found(), pending: None, head_has_left: false };
+        let state = AttemptState { found, pending, head_has_left: false };
         let live = LiveAttempt { nonce, pool: pool(), state: tokio::sync::Mutex::new(state), ends: AtomicU64::new(0) };
         let live = Arc::new(live);
         self.shard(&nonce).lock().insert(nonce, Arc::clone(&live));
@@ -74,12 +81,12 @@ impl Attempts {
     /// The attempt that a nonce stands for.
     pub fn find(&self, nonce: &Nonce) -> Option<Arc<LiveAttempt>> {
         let found = self.shard(nonce).lock().get(nonce).map(Arc::clone)?;
-        let ends = found.ends.load(Ordering::Relaxed);
-        (ends == 0 || Clock::now().as_nanos() < ends).then_some(found)
+        found.counts().then_some(found)
     }
 
-    /// Its nonce counts no more.
+    /// Its nonce counts no more, also for calls that have begun.
     pub fn forget(&self, live: &LiveAttempt) {
+        live.ends.store(OVER, Ordering::Relaxed);
         self.shard(&live.nonce).lock().remove(&live.nonce);
     }
 
@@ -107,6 +114,18 @@ impl Attempts {
 }
 
 impl LiveAttempt {
+    /// Whether its server may still speak.
+    pub fn counts(&self) -> bool {
+        let ends = self.ends.load(Ordering::Relaxed);
+        ends == 0 || Clock::now().as_nanos() < ends
+    }
+
+    /// What a server that is given up has done to the session: the next one goes on from there.
+    pub async fn hand_over(&self) -> (Recall, Option<Committed>) {
+        let mut state = self.state.lock().await;
+        (state.found.clone(), state.pending.take())
+    }
+
     /// The response itself has changed the session.
     pub async fn becomes(&self, found: Recall) {
         self.state.lock().await.found = found;

@@ -341,7 +341,12 @@ fn open_store(
         return Ok(Arc::clone(known));
     }
     let name = Arc::clone(&settings.name);
-    Store::open(settings, metrics.store(&name)).map_err(|error| BuildError::Store(name, error))
+    let store =
+        Store::open(settings, metrics.store(&name)).map_err(|error| BuildError::Store(Arc::clone(&name), error))?;
+    if let Some(before) = previous.and_then(|previous| previous.stores.iter().find(|one| one.settings.name == name)) {
+        store.inherit(before);
+    }
+    Ok(store)
 }
 
 /// The live state of the server of this name, or a new one.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::cookie::SessionCookie;
 use super::merge::{self, Oversized};
 use super::realm::{Realm, mute};
-use super::recall::{Absence, Recall, Session, recall};
+use super::recall::{Absence, Recall, Session, again};
 use super::record::{Generation, Handle, HandleState, Lineage, Listed, Login, Sid, Subject};
 use super::store::{Ask, Change, Guard, Id, Key, Kind, Put, SessionStore, StoreError, change, read};
 use crate::keys::{Entropy, fresh};
@@ -151,7 +151,9 @@ impl Committer<'_> {
         if let (Absence::Muted(Some(next)), Some(Turn::Logout)) = (absence, &directives.turn) {
             return self.end_next(next).await;
         }
-        if !absence.may_begin() {
+        // Who shows who they are is given a session also where the cookie is of a key that is not known here.
+        let shows_who = matches!(directives.turn, Some(Turn::Login { .. })) && absence == Absence::UnknownKey;
+        if !absence.may_begin() && !shows_who {
             return Err(Refusal::Gone);
         }
         match &directives.turn {
@@ -216,8 +218,8 @@ impl Committer<'_> {
                 return Ok(committed);
             }
             self.store.pause(tries).await;
-            session = match recall(self.realm, self.store, before.cookie.clone(), self.now).await? {
-                Recall::Session(again) if again.lineage_key == before.lineage_key => Session::clone(&again),
+            session = match again(self.realm, self.store, &session, self.now).await? {
+                Recall::Session(again) => Session::clone(&again),
                 // Logged in, stepped up or logged out meanwhile. Whoever wants a logout has it.
                 other if matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll)) => {
                     self.store.ask(Ask::Delete(vec![before.lineage_key])).await?;
@@ -227,8 +229,17 @@ impl Committer<'_> {
                     }
                     return Ok(committed);
                 }
+                Recall::None(absence) if absence.is_final() && matches!(directives.turn, Some(Turn::Login { .. })) => {
+                    // It has ended; who shows who they are begins another.
+                    return Box::pin(self.without_session(absence, directives, entropy)).await;
+                }
                 _ => return Err(Refusal::Gone),
             };
+        }
+        if matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll)) {
+            // Whoever is ahead: it is over.
+            self.store.ask(Ask::Delete(vec![before.lineage_key])).await?;
+            return Ok(Committed::logged_out(before));
         }
         Err(Refusal::Contended)
     }
@@ -287,8 +298,16 @@ impl Committer<'_> {
         if directives.logout_others {
             let login = session.lineage.login.as_ref();
             let login = login.ok_or(Refusal::Bad("there is no login that others could be other than"))?;
-            let spared = (session.handle.lineage, login.generation);
-            ended = end_all(self.realm, self.store, &login.subject, Some(spared), entropy).await?;
+            if again(self.realm, self.store, session, self.now).await?.session().is_none() {
+                // It has ended itself, and has nothing to say of others any more.
+                return Err(Refusal::Gone);
+            }
+            let spared = session.handle.subject.map(|subject| Spared {
+                subject,
+                lineage: session.handle.lineage,
+                generation: login.generation,
+            });
+            ended = end_all(self.realm, self.store, &login.subject, spared, entropy).await?;
         }
         let mut after = session.clone();
         let mut events = Vec::new();
@@ -311,7 +330,17 @@ impl Committer<'_> {
             let key = session.lineage_key;
             let lineage =
                 self.realm.put_lineage(key, &session.handle.data_key, &after.lineage, after.lineage_revision, self.now);
+            let mut lineage = lineage;
+            if directives.no_touch {
+                lineage.expires_in = session.expires_in;
+            }
             after.expires_in = lineage.expires_in;
+            if session.lineage.login.is_none() && !renew && session.handle_revision > 0 {
+                // Its handle has no end of its own: it lives as long as it is used.
+                let revision = session.handle_revision + 1;
+                put.extend(self.realm.put_handle(&session.cookie, &session.handle, revision, lineage.expires_in));
+                after.handle_revision = revision;
+            }
             put.insert(0, lineage);
             let guard = Guard::Unchanged(key, session.lineage_revision);
             if !change(self.store, Change { guard, put, delete: Vec::new(), durable: false }).await? {
@@ -325,7 +354,10 @@ impl Committer<'_> {
     /// The records of a cookie and its successor.
     fn succeed(&self, session: &Session, after: &mut Session, entropy: &mut dyn Entropy) -> Vec<Put> {
         let next = SessionCookie::new(self.realm.sealing_key(), Some(session.cookie.tag), entropy);
-        let left = Duration::from_secs(session.handle.not_after.saturating_sub(self.now));
+        let left = match session.lineage.login {
+            None => self.realm.lifetime(&session.lineage, self.now),
+            Some(_) => Duration::from_secs(session.handle.not_after.saturating_sub(self.now)),
+        };
         let handle = Handle {
             generation: session.handle.generation + 1,
             issued: self.now,
@@ -426,8 +458,14 @@ impl Committer<'_> {
         let login = old.and_then(|old| old.lineage.login.as_ref());
         let before = old.zip(login).map(|(old, login)| (old.handle.lineage, login.generation));
         if alone {
-            // The one that is replaced still has to count when it is.
-            ended = end_all(self.realm, self.store, &step.login.subject, before, entropy).await?;
+            // One that is stepped up from still has to count when it is replaced.
+            let subject = old.and_then(|old| old.handle.subject).filter(|_| step.rests_on_old);
+            let spared = subject.zip(before);
+            let spared = spared.map(|(subject, (lineage, generation))| Spared { subject, lineage, generation });
+            ended = end_all(self.realm, self.store, &step.login.subject, spared, entropy).await?;
+        }
+        if let (true, Some((lineage, of))) = (step.rests_on_old, before) {
+            self.still_counts(old.and_then(|old| old.handle.subject), &lineage, &of).await?;
         }
         let key = step.subject_key;
         for tries in 1..=TRIES {
@@ -440,7 +478,9 @@ impl Committer<'_> {
                 spared: None,
                 sessions: Vec::new(),
             });
-            if step.rests_on_old && !before.is_some_and(|(lineage, of)| subject.counts(&lineage, &of)) {
+            let is_same_record = old.is_some_and(|old| old.handle.subject == Some(key.id));
+            if step.rests_on_old && is_same_record && !before.is_some_and(|(lineage, of)| subject.counts(&lineage, &of))
+            {
                 // All sessions of the subject were ended meanwhile. Only who shows who they are begins another.
                 return Err(Refusal::Gone);
             }
@@ -453,6 +493,14 @@ impl Committer<'_> {
             self.store.pause(tries).await;
         }
         Err(Refusal::Contended)
+    }
+
+    /// Whether a session still counts by its subject's record, which may be under another key of the ring than a new one.
+    async fn still_counts(&self, subject: Option<Id>, lineage: &Id, of: &Generation) -> Result<(), Refusal> {
+        let key = Key::subject(subject.ok_or(Refusal::Gone)?);
+        let [entry] = read(self.store, [key]).await?;
+        let subject = entry.and_then(|entry| self.realm.open_subject(key, &entry));
+        if subject.is_some_and(|subject| subject.counts(lineage, of)) { Ok(()) } else { Err(Refusal::Gone) }
     }
 
     /// A new session's records, beside what else changes with them.
@@ -574,18 +622,28 @@ impl Committed {
     }
 }
 
+/// A session that goes on when all others of its subject end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spared {
+    /// The record that it counts by.
+    pub subject: Id,
+    pub lineage: Id,
+    pub generation: Generation,
+}
+
 /// Ends all sessions of a subject but the spared one, at once and whatever their number: none of them counts any more.
 /// Gives those that were named.
 pub async fn end_all(
     realm: &Realm,
     store: &dyn SessionStore,
     name: &str,
-    spared: Option<(Id, Generation)>,
+    spared: Option<Spared>,
     entropy: &mut dyn Entropy,
 ) -> Result<Vec<Sid>, Refusal> {
     let mut ended = Vec::new();
     // A subject may have a record under each key of the ring.
     for key in realm.subject_keys(name) {
+        let spared = spared.filter(|spared| spared.subject == key.id);
         ended.append(&mut end_under(realm, store, key, spared, entropy).await?);
     }
     Ok(ended)
@@ -595,7 +653,7 @@ async fn end_under(
     realm: &Realm,
     store: &dyn SessionStore,
     key: Key,
-    spared: Option<(Id, Generation)>,
+    spared: Option<Spared>,
     entropy: &mut dyn Entropy,
 ) -> Result<Vec<Sid>, Refusal> {
     for tries in 1..=TRIES {
@@ -604,8 +662,13 @@ async fn end_under(
         let Some(mut subject) = entry.as_ref().and_then(|entry| realm.open_subject(key, entry)) else {
             return Ok(Vec::new());
         };
-        let is_spared = |listed: &Listed| spared.is_some_and(|(lineage, _)| lineage == listed.lineage);
+        if spared.is_some_and(|spared| !subject.counts(&spared.lineage, &spared.generation)) {
+            // It was ended itself: it has nothing to say any more, and must not be brought back by being spared.
+            return Err(Refusal::Gone);
+        }
+        let is_spared = |listed: &Listed| spared.is_some_and(|spared| spared.lineage == listed.lineage);
         let (kept, ended): (Vec<Listed>, Vec<Listed>) = subject.sessions.into_iter().partition(is_spared);
+        let spared = spared.map(|spared| (spared.lineage, spared.generation));
         subject = Subject { generation: fresh(entropy), spared, sessions: kept, ..subject };
         if put_subject(realm, store, key, &entry, &subject).await?.is_some() {
             return Ok(ended.into_iter().map(|listed| listed.sid).collect());

@@ -90,7 +90,7 @@ pub fn directives(headers: &HeaderMap, nonce: &Nonce) -> Result<Said, BadDirecti
         let list: List = Parser::new(&lines.join(&b", "[..])).parse().map_err(|_| BadDirective::Op)?;
         for entry in &list {
             let ListEntry::Item(item) = entry else { return Err(BadDirective::Op) };
-            if parameter(item, "rid").as_deref() == Some(&*own) {
+            if matches!(parameter(item, "rid"), Ok(Some(nonce)) if nonce == own) {
                 operation(item, &mut said.directives)?;
             } else {
                 said.foreign += 1;
@@ -146,7 +146,7 @@ pub fn object(json: &[u8]) -> Option<Map<String, Value>> {
 fn operation(item: &Item, directives: &mut Directives) -> Result<(), BadDirective> {
     let name = item.bare_item.as_token().ok_or(BadDirective::Op)?.as_str();
     let how = || how(&|name| parameter(item, name));
-    let subject = || parameter(item, "sub").ok_or(BadDirective::Parameter);
+    let subject = || parameter(item, "sub")?.ok_or(BadDirective::Parameter);
     add_operation(name, subject, how, directives)
 }
 
@@ -186,11 +186,11 @@ pub fn add_operation(
 }
 
 /// How somebody has shown who they are, by the parameters `acr`, `amr` and `carry`.
-pub fn how(parameter: &dyn Fn(&str) -> Option<String>) -> Result<How, BadDirective> {
+pub fn how(parameter: &dyn Fn(&str) -> Result<Option<String>, BadDirective>) -> Result<How, BadDirective> {
     let words = |text: String| text.split_ascii_whitespace().map(Box::<str>::from).collect::<Vec<_>>();
-    let acr = parameter("acr").unwrap_or_default();
-    let amr = parameter("amr").map(words).unwrap_or_default();
-    let carry = parameter("carry").map(words);
+    let acr = parameter("acr")?.unwrap_or_default();
+    let amr = parameter("amr")?.map(words).unwrap_or_default();
+    let carry = parameter("carry")?.map(words);
     let is_short = |word: &str| word.len() <= MOST_NAME_BYTES;
     if !is_short(&acr) || amr.len() > MOST_METHODS || !amr.iter().all(|method| is_short(method)) {
         return Err(BadDirective::Parameter);
@@ -198,13 +198,14 @@ pub fn how(parameter: &dyn Fn(&str) -> Option<String>) -> Result<How, BadDirecti
     Ok(How { acr: acr.into(), amr, carry })
 }
 
-/// A parameter that is text; one of another type is as good as none.
-fn parameter(item: &Item, wanted: &str) -> Option<String> {
-    let (_, value) = item.params.iter().find(|(name, _)| name.as_str() == wanted)?;
-    match value {
-        BareItem::String(text) => Some(text.as_str().to_owned()),
-        BareItem::DisplayString(text) => Some(text.clone()),
-        _ => None,
+/// A parameter, which has to be text where it is there.
+fn parameter(item: &Item, wanted: &str) -> Result<Option<String>, BadDirective> {
+    let found = item.params.iter().find(|(name, _)| name.as_str() == wanted);
+    match found.map(|(_, value)| value) {
+        None => Ok(None),
+        Some(BareItem::String(text)) => Ok(Some(text.as_str().to_owned())),
+        Some(BareItem::DisplayString(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(BadDirective::Parameter),
     }
 }
 
@@ -276,6 +277,7 @@ mod tests {
             ("login;rid=\"RID\"", BadDirective::Parameter),
             ("login;sub=\"\";rid=\"RID\"", BadDirective::Parameter),
             ("login;sub=alice;rid=\"RID\"", BadDirective::Parameter),
+            ("login;sub=\"alice\";carry=cart;rid=\"RID\"", BadDirective::Parameter),
             ("become-admin;rid=\"RID\"", BadDirective::UnknownOp),
             ("\"logout\";rid=\"RID\"", BadDirective::Op),
             ("(logout renew);rid=\"RID\"", BadDirective::Op),

@@ -28,5 +28,5 @@ mod tests;
 pub use commit::{Committed, Committer, CookieDecision, Directives, How, Refusal, Turn, end_all};
 pub use cookie::SessionCookie;
 pub use realm::{OnReuse, Realm, Rules};
-pub use recall::{Absence, Lately, Recall, Session, confirm, recall, touch};
+pub use recall::{Absence, Lately, Recall, Session, again, confirm, recall, touch};
 pub use record::Sid;

@@ -194,12 +194,16 @@ impl Realm {
         Lineage::read(&Aead::new(data_key).open(&about(key, entry.revision), &entry.value)?)
     }
 
+    /// How long a subject's record lives on without a login.
+    pub fn subject_lifetime(&self) -> Duration {
+        self.rules.absolute + Duration::from_secs(3_600)
+    }
+
     /// A subject's record, sealed. It outlives every session that it speaks for.
     pub fn put_subject(&self, key: Key, subject: &Subject, revision: u64) -> Option<Put> {
         let own = self.keys.iter().find(|own| own.subjects.tag(subject.name.as_bytes()) == key.id)?;
         let value = own.subject_seal.seal(&about(key, revision), &subject.write()).into();
-        let expires_in = self.rules.absolute + Duration::from_secs(3_600);
-        Some(Put { key, revision, value, expires_in, class: Class::Authenticated })
+        Some(Put { key, revision, value, expires_in: self.subject_lifetime(), class: Class::Authenticated })
     }
 
     /// Opens a subject's record, whoever's of this realm it is.

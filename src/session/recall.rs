@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::cookie::SessionCookie;
 use super::realm::{Found, OnReuse, Realm};
 use super::record::{Handle, HandleState, Lineage};
-use super::store::{Answer, Ask, Change, Entry, Guard, Key, Kind, SessionStore, StoreError, change, read};
+use super::store::{Answer, Ask, Change, Entry, Guard, Id, Key, Kind, SessionStore, StoreError, change, read};
 use crate::names::SessionEvent;
 
 /// Why a request has no session.
@@ -27,6 +27,8 @@ pub enum Absence {
     Missing,
     /// Given up at a login or a logout a moment ago; the lineage that follows for the same user.
     Muted(Option<Key>),
+    /// There may be one, but its store does not answer; or there can be none over this connection.
+    Unavailable,
     Expired,
     /// The subject's sessions were ended.
     Revoked,
@@ -39,7 +41,7 @@ impl Absence {
     /// What is counted.
     pub const fn event(self) -> Option<SessionEvent> {
         match self {
-            Absence::NoCookie => None,
+            Absence::NoCookie | Absence::Unavailable => None,
             Absence::Malformed | Absence::Several => Some(SessionEvent::Malformed),
             Absence::UnknownKey => Some(SessionEvent::UnknownKey),
             Absence::Missing => Some(SessionEvent::Missing),
@@ -61,14 +63,16 @@ impl Absence {
             | Absence::Revoked
             | Absence::Reused
             | Absence::Unreadable => true,
-            Absence::NoCookie | Absence::Several | Absence::UnknownKey | Absence::Muted(_) => false,
+            Absence::NoCookie | Absence::Several | Absence::UnknownKey | Absence::Muted(_) | Absence::Unavailable => {
+                false
+            }
         }
     }
 
-    /// Whether a session may be made for this request. Not for one that was on its way while its cookie was given up: what
-    /// it would be given would overwrite what the client has by now.
+    /// Whether a session may be made for this request. Not for one that was on its way while its cookie was given up, nor
+    /// where another proxy may know the cookie: what it would be given would overwrite what the client has.
     pub const fn may_begin(self) -> bool {
-        !matches!(self, Absence::Muted(_) | Absence::Several)
+        !matches!(self, Absence::Muted(_) | Absence::Several | Absence::UnknownKey | Absence::Unavailable)
     }
 }
 
@@ -109,7 +113,7 @@ impl Session {
     /// Whether it is time to write down that the session is in use: not at each request.
     pub fn touch_is_due(&self, realm: &Realm, now: u64) -> bool {
         let whole = realm.lifetime(&self.lineage, now);
-        let patience = Duration::from_secs(30).max(whole / 20);
+        let patience = Duration::from_secs(30).max(whole / 20).min(whole / 2);
         self.expires_in + patience <= whole
     }
 
@@ -155,10 +159,7 @@ async fn recall_from(
     let Some(entry) = entry else { return Ok(Recall::None(Absence::Missing)) };
     let handle = match realm.open_handle(&cookie, &entry) {
         Found::Handle(handle) => *handle,
-        Found::Muted(next) => {
-            let next = next.map(|id| Key { tag: cookie.tag, kind: Kind::Lineage, id });
-            return Ok(Recall::None(Absence::Muted(next)));
-        }
+        Found::Muted(next) => return Ok(Recall::None(muted(next, cookie.tag))),
         Found::Unreadable => return Ok(Recall::None(Absence::Unreadable)),
     };
     if handle.not_after <= now {
@@ -173,15 +174,9 @@ async fn recall_from(
     let Some(lineage) = Realm::open_lineage(lineage_key, &handle.data_key, &entry_of_lineage) else {
         return Ok(Recall::None(Absence::Unreadable));
     };
-    if let Some(login) = &lineage.login {
-        let subject = handle.subject.map(Key::subject).zip(second.subject.clone());
-        let subject = subject.and_then(|(key, entry)| realm.open_subject(key, &entry));
-        if !subject.is_some_and(|subject| subject.counts(&handle.lineage, &login.generation)) {
-            return Ok(Recall::None(Absence::Revoked));
-        }
-        if login.at + realm.rules.absolute.as_secs() <= now {
-            return Ok(Recall::None(Absence::Expired));
-        }
+    let subject = handle.subject.map(Key::subject).zip(second.subject.clone());
+    if let Some(absence) = why_over(realm, &handle.lineage, &lineage, subject, now) {
+        return Ok(Recall::None(absence));
     }
     let session = Session {
         handle_key,
@@ -215,7 +210,9 @@ struct Known {
 }
 
 /// Sessions remembered.
-const MOST_KNOWN: usize = 4_096;
+const MOST_KNOWN: usize = 2_048;
+/// What is larger is opened each time: what is remembered is bounded in bytes too.
+const MOST_KNOWN_BYTES: usize = 16 * 1024;
 /// How much the time that a session has left may differ from what is remembered of it.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
@@ -286,7 +283,9 @@ impl Lately {
         let found = recall_from(realm, store, cookie, handle, now, &mut read).await?;
         let mut sessions = self.0.borrow_mut();
         match (&found, read) {
-            (Recall::Session(session), Some((handle, lineage, subject))) if session.successor.is_none() => {
+            (Recall::Session(session), Some((handle, lineage, subject)))
+                if session.successor.is_none() && lineage.value.len() <= MOST_KNOWN_BYTES =>
+            {
                 if sessions.len() >= MOST_KNOWN {
                     sessions.clear();
                 }
@@ -300,6 +299,51 @@ impl Lately {
 
 /// The records of handle, lineage and subject that a session was read from.
 type Read = (Entry, Entry, Option<Entry>);
+
+/// What has become of a session that was found before. Unlike [`recall`] it takes no offence at a cookie that was renewed
+/// meanwhile: that it was shown says nothing about now.
+pub async fn again(realm: &Realm, store: &dyn SessionStore, session: &Session, now: u64) -> Result<Recall, StoreError> {
+    let subject_key = session.handle.subject.map(Key::subject);
+    let keys = [Some(session.handle_key), Some(session.lineage_key), subject_key];
+    let ask = Ask::Read(keys.into_iter().flatten().collect());
+    let Answer::Entries(entries) = store.ask(ask).await? else { return Err(StoreError::Confused) };
+    let mut entries = entries.into_iter();
+    let (handle, lineage) = (entries.next().flatten(), entries.next().flatten());
+    let subject = subject_key.zip(entries.next().flatten());
+    let mut now_is = session.clone();
+    match handle.map(|entry| (realm.open_handle(&session.cookie, &entry), entry.revision)) {
+        Some((Found::Muted(next), _)) => return Ok(Recall::None(muted(next, session.cookie.tag))),
+        Some((Found::Handle(handle), revision)) => {
+            now_is.successor = successor(&handle, session.cookie.tag);
+            (now_is.handle, now_is.handle_revision) = (*handle, revision);
+        }
+        // Forgotten before its session: the lineage tells. There is no such record to be written over.
+        Some((Found::Unreadable, _)) | None => now_is.handle_revision = 0,
+    }
+    let Some(entry) = lineage else { return Ok(Recall::None(Absence::Missing)) };
+    let Some(lineage) = Realm::open_lineage(session.lineage_key, &session.handle.data_key, &entry) else {
+        return Ok(Recall::None(Absence::Unreadable));
+    };
+    if let Some(absence) = why_over(realm, &session.handle.lineage, &lineage, subject, now) {
+        return Ok(Recall::None(absence));
+    }
+    (now_is.lineage, now_is.lineage_revision, now_is.expires_in) = (lineage, entry.revision, entry.expires_in);
+    Ok(Recall::Session(Arc::new(now_is)))
+}
+
+fn muted(next: Option<Id>, tag: u16) -> Absence {
+    Absence::Muted(next.map(|id| Key { tag, kind: Kind::Lineage, id }))
+}
+
+/// Why a session whose record is there counts no more.
+fn why_over(realm: &Realm, id: &Id, lineage: &Lineage, subject: Option<(Key, Entry)>, now: u64) -> Option<Absence> {
+    let login = lineage.login.as_ref()?;
+    let subject = subject.and_then(|(key, entry)| realm.open_subject(key, &entry));
+    if !subject.is_some_and(|subject| subject.counts(id, &login.generation)) {
+        return Some(Absence::Revoked);
+    }
+    (login.at + realm.rules.absolute.as_secs() <= now).then_some(Absence::Expired)
+}
 
 struct Second {
     lineage: Option<Entry>,
@@ -362,8 +406,13 @@ async fn after_grace(
 pub async fn touch(realm: &Realm, store: &dyn SessionStore, session: &Session, now: u64) -> Result<(), StoreError> {
     let lifetime = realm.lifetime(&session.lineage, now);
     let mut keys = vec![(session.lineage_key, lifetime)];
-    if session.lineage.login.is_none() {
-        keys.push((session.handle_key, lifetime));
+    // All of a session lives on together: a store that has to make room goes by what was touched last.
+    match session.handle.subject {
+        None => keys.push((session.handle_key, lifetime)),
+        Some(subject) => {
+            keys.push((session.handle_key, Duration::from_secs(session.handle.not_after.saturating_sub(now))));
+            keys.push((Key::subject(subject), realm.subject_lifetime()));
+        }
     }
     store.ask(Ask::Touch(keys)).await.map(|_| ())
 }
@@ -372,7 +421,10 @@ pub async fn touch(realm: &Realm, store: &dyn SessionStore, session: &Session, n
 pub async fn confirm(realm: &Realm, store: &dyn SessionStore, session: &Session, now: u64) -> Result<(), StoreError> {
     let handle = Handle { state: HandleState::Live { confirmed: true }, ..session.handle.clone() };
     let guard = Guard::Unchanged(session.handle_key, session.handle_revision);
-    let expires_in = Duration::from_secs(handle.not_after.saturating_sub(now));
+    let expires_in = match session.lineage.login {
+        None => realm.lifetime(&session.lineage, now),
+        Some(_) => Duration::from_secs(handle.not_after.saturating_sub(now)),
+    };
     let put = realm.put_handle(&session.cookie, &handle, session.handle_revision + 1, expires_in);
     let confirmed = Change { guard, put: put.into_iter().collect(), delete: Vec::new(), durable: false };
     // Somebody else has confirmed or replaced it: as well.

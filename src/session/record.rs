@@ -8,7 +8,7 @@ use super::store::{ID_BYTES, Id};
 use crate::keys::KeyId;
 
 /// What a cookie leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Handle {
     pub lineage: Id,
     /// Opens the lineage record; never in the store but in here.
@@ -23,8 +23,15 @@ pub struct Handle {
     pub state: HandleState,
 }
 
+impl std::fmt::Debug for Handle {
+    /// Without its secrets.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Handle(generation {}, not after {})", self.generation, self.not_after)
+    }
+}
+
 /// Whether a handle is the one in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum HandleState {
     /// `confirmed`: a client has shown it, so its predecessor is in no honest hands any more.
     Live { confirmed: bool },

@@ -6,7 +6,7 @@ use super::commit::{Committed, Committer, CookieDecision, Directives, How, Refus
 use super::cookie::SessionCookie;
 use super::model::{Counted, Records, at_once, realm, rules};
 use super::realm::{OnReuse, Realm, Rules};
-use super::recall::{Absence, Lately, Recall, Session, confirm, recall};
+use super::recall::{Absence, Lately, Recall, Session, again, confirm, recall};
 use crate::keys::{KeyRing, RingKey};
 
 const START: u64 = 1_800_000_000;
@@ -430,4 +430,78 @@ fn what_was_found_lately_is_found_again_until_anything_of_it_changes() {
     assert!(look(&tale).session().is_some() && look(&tale).session().is_some());
     tale.later(28_800);
     assert_eq!(look(&tale), Recall::None(Absence::Expired), "the time counts, too");
+}
+
+#[test]
+fn what_lasts_longer_than_a_cookie_is_no_thief() {
+    let mut tale = Tale::begin();
+    let first = tale.log_in("alice");
+    let long_lived = tale.session(&first);
+    let second = cookie_of(&tale.later(900).renew(&first));
+    let session = tale.session(&second);
+    at_once(confirm(&tale.realm, &tale.store, &session, tale.now)).unwrap();
+    tale.later(600);
+    let now = at_once(again(&tale.realm, &tale.store, &long_lived, tale.now)).unwrap();
+    assert_eq!(now.session().unwrap().lineage.sid, long_lived.lineage.sid);
+    // Its patch was on the way all the time, and others were ahead.
+    let others = tale.look(&second);
+    tale.say(&others, &patch(&json!({"other": 1}))).unwrap();
+    let long_lived = Recall::Session(std::sync::Arc::new(long_lived));
+    tale.say(&long_lived, &patch(&json!({"late": 1}))).unwrap();
+    assert_eq!(&*tale.session(&second).lineage.data, r#"{"other":1,"late":1}"#);
+    tale.turn(&second, Turn::Logout).unwrap();
+    let over = at_once(again(&tale.realm, &tale.store, long_lived.session().unwrap(), tale.now)).unwrap();
+    assert_eq!(over, Recall::None(Absence::Muted(None)));
+}
+
+#[test]
+fn a_session_that_was_ended_ends_no_others_and_does_not_come_back_by_it() {
+    let mut tale = Tale::begin();
+    let (stolen, own) = (tale.log_in("alice"), tale.log_in("alice"));
+    let slow = tale.look(&stolen);
+    tale.turn(&own, Turn::LogoutAll).unwrap();
+    let own = tale.log_in("alice");
+    let others = Directives { logout_others: true, ..Directives::default() };
+    let step_up = Directives { turn: Some(Turn::StepUp(How::default())), ..others.clone() };
+    for wanted in [&others, &step_up] {
+        assert_eq!(tale.say(&slow, wanted), Err(Refusal::Gone));
+        assert_eq!(tale.absence(&stolen), Absence::Revoked);
+        tale.session(&own);
+    }
+    // Ended by itself, its generation still counts; it does not.
+    let other = tale.log_in("alice");
+    let slow = tale.look(&other);
+    tale.turn(&other, Turn::Logout).unwrap();
+    assert_eq!(tale.say(&slow, &others), Err(Refusal::Gone));
+    tale.session(&own);
+}
+
+#[test]
+fn a_step_up_goes_on_after_the_ring_was_rotated() {
+    let mut tale = Tale::begin();
+    let cookie = tale.log_in("alice");
+    let key = |byte| RingKey::from_secret([byte; 32]);
+    tale.realm = Realm::new("shop", &KeyRing::new(vec![key(8), key(7)]), rules());
+    let stepped = cookie_of(&tale.turn(&cookie, Turn::StepUp(How { acr: "mfa".into(), ..How::default() })).unwrap());
+    assert_eq!(&*tale.session(&stepped).lineage.login.unwrap().acr, "mfa");
+}
+
+#[test]
+fn a_cookie_of_another_key_is_left_alone_but_for_a_login() {
+    let mut tale = Tale::begin();
+    let unknown = Recall::None(Absence::UnknownKey);
+    assert_eq!(tale.say(&unknown, &patch(&json!({"cart": 1}))), Err(Refusal::Gone));
+    tale.say(&unknown, &login("alice")).unwrap();
+}
+
+#[test]
+fn a_request_that_does_not_count_as_use_does_not_prolong_the_session() {
+    let mut tale = Tale::begin();
+    let cookie = tale.log_in("alice");
+    let before = tale.look(&cookie);
+    let mut session = Session::clone(before.session().unwrap());
+    session.expires_in = Duration::from_secs(100);
+    let before = Recall::Session(std::sync::Arc::new(session));
+    tale.say(&before, &Directives { no_touch: true, ..patch(&json!({"seen": 1})) }).unwrap();
+    assert_eq!(tale.session(&cookie).expires_in, Duration::from_secs(100));
 }

@@ -27,6 +27,8 @@ use crate::session::store::{
 const SHARDS: usize = 64;
 /// What a record takes besides its value: key, place in the table, place in the queue.
 const RECORD_BYTES: usize = 160;
+/// How long a change that has to last may take.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a change may wait for others to be written with.
 pub const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -77,12 +79,19 @@ impl Embedded {
     /// A store that survives in a file.
     pub fn in_file(path: &Path, memory: usize) -> Result<Self, OpenError> {
         let mut store = Self::in_memory(memory);
-        let (file, records) = File::open(path)?;
-        let now = wall();
-        for (key, record) in records.into_iter().filter(|(_, record)| record.expires > now) {
-            store.shard(key).lock().insert(key, record);
-        }
+        let (file, mut records) = File::open(path)?;
+        // What ends first is the oldest, as far as that can be told.
+        records.sort_by_key(|(_, record)| record.expires);
         store.file = Some(file);
+        let now = wall();
+        for (key, record) in records {
+            if record.expires > now {
+                store.shard(key).lock().insert(key, record);
+            } else {
+                store.write(&[(key, None)], None);
+            }
+        }
+        store.shards.iter().for_each(|shard| store.make_room(&mut shard.lock()));
         Ok(store)
     }
 
@@ -149,6 +158,7 @@ impl Embedded {
         let put = change.put.into_iter().map(|put| Record::of(put, now));
         let mut written: Vec<(Key, Option<Record>)> = put.map(|(key, record)| (key, Some(record))).collect();
         written.extend(change.delete.into_iter().map(|key| (key, None)));
+        let stays: Vec<Key> = written.iter().filter(|(_, record)| record.is_some()).map(|(key, _)| *key).collect();
         let committed = self.write(&written, Some(change.durable));
         for (key, record) in written {
             match record {
@@ -157,6 +167,10 @@ impl Embedded {
             }
         }
         self.make_room(&mut shard);
+        // A store full of what has to stay has no room for what would have to go at once.
+        if stays.iter().any(|key| !shard.records.contains_key(key)) {
+            return Err(StoreError::Full);
+        }
         Ok((true, committed))
     }
 
@@ -285,8 +299,11 @@ impl SessionStore for Embedded {
             None => Box::pin(std::future::ready(answer)),
             // Gone without a word: the disk does not take it.
             Some(committed) => Box::pin(async move {
-                committed.await.map_err(|_| StoreError::Unavailable("the file cannot be written".to_owned()))?;
-                answer
+                match tokio::time::timeout(COMMIT_TIMEOUT, committed).await {
+                    Ok(Ok(())) => answer,
+                    Ok(Err(_)) => Err(StoreError::Unavailable("the file cannot be written".to_owned())),
+                    Err(_) => Err(StoreError::TimedOut),
+                }
             }),
         }
     }
@@ -325,7 +342,9 @@ impl File {
         let pending = Arc::<Pending>::default();
         let of_thread = Arc::clone(&pending);
         let writing = std::thread::Builder::new().name("store-writer".to_owned());
-        let thread = writing.spawn(move || write_batches(&database, &of_thread)).map_err(|error| broken(&error))?;
+        let path = path.to_owned();
+        let thread = writing.spawn(move || write_batches(&path, database, &of_thread));
+        let thread = thread.map_err(|error| OpenError::Broken("the store's thread".to_owned(), error.to_string()))?;
         Ok((File { pending, thread: Some(thread) }, records))
     }
 
@@ -368,7 +387,9 @@ fn load(database: &Database) -> Result<Vec<(Key, Record)>, redb::Error> {
     Ok(records)
 }
 
-fn write_batches(database: &Database, pending: &Pending) {
+fn write_batches(path: &Path, database: Database, pending: &Pending) {
+    // None after a failure: a database that has failed once takes nothing more until it is opened again.
+    let mut database = Some(database);
     loop {
         let (records, waiting, closed) = {
             let mut batch = pending.batch.lock();
@@ -377,25 +398,22 @@ fn write_batches(database: &Database, pending: &Pending) {
             }
             (std::mem::take(&mut batch.records), std::mem::take(&mut batch.waiting), batch.closed)
         };
-        if !records.is_empty() {
-            match commit(database, &records) {
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::error!(%error, "sessions cannot be written to the store's file; they are tried again");
-                    // What was changed since is newer.
-                    let mut batch = pending.batch.lock();
-                    for (key, record) in records {
-                        batch.records.entry(key).or_insert(record);
-                    }
-                    drop(batch);
-                    drop(waiting);
-                    std::thread::sleep(INTERVAL);
-                    if closed {
-                        return;
-                    }
-                    continue;
-                }
+        if let Err(error) = commit_to(&mut database, path, &records) {
+            tracing::error!(%error, "sessions cannot be written to the store's file; they are tried again");
+            database = None;
+            // What was changed since is newer.
+            let mut batch = pending.batch.lock();
+            for (key, record) in records {
+                batch.records.entry(key).or_insert(record);
             }
+            drop(batch);
+            // Who waits is told.
+            drop(waiting);
+            if closed {
+                return;
+            }
+            std::thread::sleep(AFTER_FAILURE);
+            continue;
         }
         for committed in waiting {
             // Who waited may have left.
@@ -405,6 +423,25 @@ fn write_batches(database: &Database, pending: &Pending) {
             return;
         }
     }
+}
+
+/// How long the file is left alone after it could not be written.
+const AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// Writes to the database, which is opened again where it has failed.
+fn commit_to(
+    database: &mut Option<Database>,
+    path: &Path,
+    records: &HashMap<Key, Option<Record>>,
+) -> Result<(), redb::Error> {
+    if records.is_empty() && database.is_some() {
+        return Ok(());
+    }
+    let opened = match database.take() {
+        Some(open) => open,
+        None => Database::create(path)?,
+    };
+    commit(database.insert(opened), records)
 }
 
 fn commit(database: &Database, records: &HashMap<Key, Option<Record>>) -> Result<(), redb::Error> {

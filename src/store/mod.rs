@@ -144,6 +144,12 @@ impl Store {
         self.owed.lock().push(lineage);
     }
 
+    /// Takes over what another store of the same name was still to end.
+    pub fn inherit(&self, before: &Store) {
+        let owed = before.owed.lock().clone();
+        self.owed.lock().extend(owed);
+    }
+
     /// Whether a lineage is to end.
     pub fn owes_end(&self, lineage: &Key) -> bool {
         let owed = self.owed.lock();
@@ -219,7 +225,7 @@ impl Client {
         {
             return Ok(Answer::Entries(entries));
         }
-        self.store.near.forget(&ask);
+        self.store.near.forget(&ask, now);
         let op = match &ask {
             Ask::Read(_) => StoreOp::Read,
             Ask::Change(_) => StoreOp::Change,
@@ -235,7 +241,7 @@ impl Client {
             self.store.near.keep(keys, entries, now);
         }
         // A change that was under way while somebody else read must not leave the older record here.
-        self.store.near.forget(&ask);
+        self.store.near.forget(&ask, Clock::now());
         answer
     }
 
@@ -250,6 +256,11 @@ impl Client {
         self.store.metrics.took(self.worker, op, ended.since(begun));
         match &answer {
             Ok(_) => self.store.breaker.succeeded(),
+            // It answers, and has no room: that is no reason to leave it alone.
+            Err(StoreError::Full) => {
+                self.store.metrics.failed(self.worker, op, StoreError::Full.word());
+                self.store.breaker.succeeded();
+            }
             Err(error) => {
                 self.store.metrics.failed(self.worker, op, error.word());
                 self.store.breaker.failed(ended);

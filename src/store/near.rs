@@ -16,8 +16,12 @@ const MOST: usize = 65_536;
 
 pub(super) struct Near {
     span: Duration,
+    /// What was read, and when; none: it was changed then, and what was read before that counts no more.
     records: Mutex<HashMap<Key, (Option<Entry>, Moment)>>,
 }
+
+/// How long a change is remembered: longer than a read may take.
+const CHANGES_COUNT_FOR: Duration = Duration::from_secs(5);
 
 impl Near {
     pub(super) fn new(span: Duration) -> Self {
@@ -34,31 +38,34 @@ impl Near {
             let (entry, at) = records.get(key)?;
             let age = now.since(*at);
             let aged = |entry: &Entry| Entry { expires_in: entry.expires_in.saturating_sub(age), ..entry.clone() };
-            (age < self.span).then(|| entry.as_ref().map(aged))
+            (age < self.span && entry.is_some()).then(|| entry.as_ref().map(aged))
         };
         keys.iter().map(fresh).collect()
     }
 
-    /// Remembers what was read. That there is no record is not remembered: the next moment may make it.
-    pub(super) fn keep(&self, keys: &[Key], entries: &[Option<Entry>], now: Moment) {
+    /// Remembers what was read, by a read that began then. That there is no record is not remembered: the next moment may
+    /// make it.
+    pub(super) fn keep(&self, keys: &[Key], entries: &[Option<Entry>], begun: Moment) {
         if self.span.is_zero() {
             return;
         }
         let mut records = self.records.lock();
         for (key, entry) in keys.iter().zip(entries) {
-            if entry.is_some() && (records.len() < MOST || records.contains_key(key)) {
-                records.insert(*key, (entry.clone(), now));
+            let known = records.get(key);
+            let was_changed = known.is_some_and(|(entry, at)| entry.is_none() && *at >= begun);
+            if entry.is_some() && !was_changed && (records.len() < MOST || known.is_some()) {
+                records.insert(*key, (entry.clone(), begun));
             }
         }
     }
 
-    /// Forgets what an operation is about to change.
-    pub(super) fn forget(&self, ask: &Ask) {
+    /// Forgets what an operation changes.
+    pub(super) fn forget(&self, ask: &Ask, now: Moment) {
         if self.span.is_zero() {
             return;
         }
         let mut records = self.records.lock();
-        let mut forget = |key: &Key| drop(records.remove(key));
+        let mut forget = |key: &Key| drop(records.insert(*key, (None, now)));
         match ask {
             Ask::Read(_) => {}
             Ask::Change(change) => {
@@ -75,7 +82,8 @@ impl Near {
     pub(super) fn sweep(&self) {
         if !self.span.is_zero() {
             let now = Clock::now();
-            self.records.lock().retain(|_, (_, at)| now.since(*at) < self.span);
+            let counts = |entry: &Option<Entry>| if entry.is_some() { self.span } else { CHANGES_COUNT_FOR };
+            self.records.lock().retain(|_, (entry, at)| now.since(*at) < counts(entry));
         }
     }
 }
@@ -110,8 +118,12 @@ mod tests {
     fn what_is_ended_is_forgotten_at_once() {
         let near = Near::new(Duration::from_secs(1));
         near.keep(&[KEY], &[entry()], at(0));
-        near.forget(&Ask::Delete(vec![KEY]));
+        near.forget(&Ask::Delete(vec![KEY]), at(1));
         assert_eq!(near.read(&[KEY], at(1)), None);
+        near.keep(&[KEY], &[entry()], at(0));
+        assert_eq!(near.read(&[KEY], at(2)), None, "what a slow read brings is older than the change");
+        near.keep(&[KEY], &[entry()], at(2));
+        assert!(near.read(&[KEY], at(3)).is_some());
     }
 
     #[test]

@@ -251,6 +251,58 @@ fn a_cookie_that_leads_nowhere_is_forgotten_at_the_next_page() {
 }
 
 #[test]
+fn no_cache_may_keep_a_cookie_whatever_server_and_route_say() {
+    let origin = Origin::start("a");
+    let route = "[[route]]\npath = \"/say\"\npool = \"shop\"\nresponse_headers = { set = { Cache-Control = \"public, \
+                 max-age=60\" } }\n[[store]]";
+    let proxy = Proxy::start(&shared(&[&origin], "").replace("[[store]]", route));
+    let mut client = proxy.tls_client();
+    let said = "patch {\"cart\":1}\nheader cdn-cache-control: max-age=60\nheader connection: set-cookie";
+    let reply = say(&mut client, said);
+    assert_eq!((reply.set_cookies().len(), reply.header("cache-control")), (1, "no-store".into()));
+    assert_eq!(reply.header("cdn-cache-control"), "");
+    assert_eq!(say(&mut client, "").header("cache-control"), "public, max-age=60", "there is no cookie in this one");
+}
+
+#[test]
+fn a_cookie_grows_old_where_every_response_writes_and_its_tunnel_outlives_it() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&shared(&[&origin], "renew = \"1s\"\ngrace = \"0s\"\ntunnel_recheck = \"1s\"\n"));
+    let mut client = proxy.tls_client();
+    say(&mut client, "op login;sub=\"alice\"");
+    let first = client.cookies[COOKIE].clone();
+    let watcher = client.clone();
+    let watching = std::thread::spawn(move || {
+        crate::support::client::block_on(async move {
+            let mut connection = watcher.connect().await?;
+            let request = watcher.request(http::Method::GET, "/events").body(Default::default()).unwrap();
+            connection.send(request).await
+        })
+    });
+    eventually("the stream is open", || proxy.metric("steadfast_long_lived", &["kind=\"event_stream\""]) == 1.0);
+    eventually("the cookie is renewed twice by responses that write", || {
+        say(&mut client, "patch {\"seen\":1}");
+        proxy.metric("steadfast_session_events_total", &["event=\"renewed\""]) >= 2.0
+    });
+    eventually("the stream's session was looked at again", || {
+        say(&mut client, "patch {\"seen\":2}");
+        proxy.metric("steadfast_session_events_total", &["event=\"renewed\""]) >= 4.0
+    });
+    assert_eq!(proxy.metric("steadfast_long_lived", &["kind=\"event_stream\""]), 1.0, "it is still open");
+    assert_ne!(client.cookies[COOKIE], first);
+    assert_eq!(told(&mut client)["st"], "auth");
+    // The first cookie is a copy by now: whoever shows it ends the session, and what is open of it.
+    let mut thief = proxy.tls_client();
+    thief.cookies.insert(COOKIE.into(), first);
+    eventually("the copy is noticed", || {
+        told(&mut thief);
+        proxy.metric("steadfast_session_events_total", &["event=\"reused\""]) >= 1.0
+    });
+    assert_eq!(told(&mut client)["st"], "none");
+    watching.join().unwrap().expect("the stream ends with its session");
+}
+
+#[test]
 fn sessions_that_the_application_keeps_are_counted_and_balanced_freely() {
     let origins = ["a", "b"].map(Origin::start);
     let proxy = Proxy::start(&format!(
