@@ -124,7 +124,9 @@ impl Api {
 
     fn attempt(&self, request: &Request<Incoming>) -> Result<Arc<LiveAttempt>, Problem> {
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let nonce = given.and_then(|value| value.strip_prefix("Steadfast ")).and_then(|text| Nonce::parse(text.trim()));
+        let credentials = given.and_then(|value| value.split_once(' '));
+        let own = credentials.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Steadfast"));
+        let nonce = own.and_then(|(_, text)| Nonce::parse(text.trim()));
         let live = nonce.and_then(|nonce| self.runtime.attempts.find(&nonce));
         live.ok_or_else(|| {
             let detail = "Show the request's own Steadfast-Session-Request, while it is being answered: \
@@ -290,7 +292,7 @@ impl Call {
     fn refused(&self, found: &Recall, directives: &Directives, refusal: &Refusal) {
         self.count(event_of(refusal));
         if let (Refusal::Store(_), Some(session)) = (refusal, found.session())
-            && matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll))
+            && matches!(directives.turn, Some(Turn::Logout))
         {
             // It is over for this proxy, and for all as soon as the store answers.
             self.live.pool.store.owe_end(session.lineage_key);

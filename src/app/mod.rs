@@ -81,6 +81,8 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     let (workers, done) = start_workers(&runtime, logs.as_ref(), &mut random)?;
     listen(&workers, &snapshot, sockets);
     let control = control::Control { runtime: Arc::clone(&runtime), workers, done, logs, random };
+    // It must not outlive the reload that replaces it: stores end with the last snapshot that has them.
+    drop(snapshot);
     let served = control.run(control::Sockets { admin, scrape, session_api });
     if let Some(writer) = writer {
         writer.finish();

@@ -101,6 +101,7 @@ impl Proxy {
 
     /// Ends the tunnels and event streams of servers whose drain has had its time. To be called about once a second.
     pub fn sweep(&self, now: Moment) {
+        self.0.sessions.keep_to(&self.0.snapshot());
         self.0.long_lived.sweep(now);
     }
 

@@ -73,16 +73,23 @@ const MOST_TOKENS: usize = 4_096;
 
 impl Sessions {
     /// The worker's own way to a store.
-    fn client(&self, worker: &Worker, snapshot: &Snapshot, store: &Arc<Store>) -> Rc<Client> {
+    fn client(&self, worker: &Worker, store: &Arc<Store>) -> Rc<Client> {
         let mut clients = self.clients.borrow_mut();
         if let Some((_, client)) = clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
             return Rc::clone(client);
         }
-        // Those of an older configuration go, and their connections with them.
-        clients.retain(|(known, _)| snapshot.stores.iter().any(|store| Arc::ptr_eq(known, store)));
         let client = store.client(worker.id);
         clients.push((Arc::clone(store), Rc::clone(&client)));
         client
+    }
+
+    /// Lets go of the stores of an older configuration, and of their connections and files.
+    pub(super) fn keep_to(&self, snapshot: &Snapshot) {
+        let is_in_force = |store: &Arc<Store>| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store));
+        self.clients.borrow_mut().retain(|(store, _)| is_in_force(store));
+        let mut pools = self.pools.borrow_mut();
+        let old = pools.iter_mut().filter(|pool| pool.as_ref().is_some_and(|pool| !is_in_force(&pool.store)));
+        old.for_each(|pool| *pool = None);
     }
 
     /// The worker's own handle of a pool's settings, so that exchanges of a worker count their uses apart from others.
@@ -222,7 +229,7 @@ pub(super) async fn enter(
     asked: Option<Uri>,
 ) -> Result<Entry, Error> {
     let now = Clock::wall(exchange.arrived).seconds();
-    let client = worker.sessions.client(worker, snapshot, &pool.store);
+    let client = worker.sessions.client(worker, &pool.store);
     let metrics = &snapshot.pools[at].pool.metrics;
     let mut degraded = false;
     let found = match coming.shown {
@@ -366,7 +373,8 @@ impl Visit {
             let watch = found.session().map(|session| self.watch(session));
             return Ok(Concluded { watch, cookie: self.cookie_line(&decision), clear: None });
         };
-        let session = committed.now.as_ref().or(found.session().filter(|_| !committed.logged_out));
+        // One that has just ended is watched too: what lasts longer than this answer ends with the next look at it.
+        let session = committed.now.as_ref().or(found.session());
         if let Some(session) = session {
             exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
         }
@@ -475,7 +483,8 @@ impl Visit {
         self.count(event);
         let mut error = Error::because(kind, refusal);
         if let (Refusal::Store(_), Some(session)) = (refusal, found.session())
-            && matches!(turn, Some(Turn::Logout | Turn::LogoutAll))
+            // A logout of all is not repeated for anybody: who wants it still has the session to say it again.
+            && matches!(turn, Some(Turn::Logout))
         {
             // It is over for this proxy, and for all as soon as the store answers.
             self.pool.store.owe_end(session.lineage_key);

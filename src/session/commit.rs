@@ -224,8 +224,15 @@ impl Committer<'_> {
                 other if matches!(directives.turn, Some(Turn::Logout | Turn::LogoutAll)) => {
                     self.store.ask(Ask::Delete(vec![before.lineage_key])).await?;
                     let mut committed = Committed::logged_out(before);
-                    if let Recall::None(Absence::Muted(Some(next))) = other {
-                        committed.ended.append(&mut self.end_next(next).await?.ended);
+                    match other {
+                        Recall::None(Absence::Muted(Some(next))) => {
+                            committed.ended.append(&mut self.end_next(next).await?.ended);
+                        }
+                        Recall::None(Absence::Muted(None)) => {
+                            // Somebody else may have logged in there: what the client has by now is not this one's.
+                            (committed.cookie, committed.logged_out) = (CookieDecision::Leave, false);
+                        }
+                        _ => {}
                     }
                     return Ok(committed);
                 }

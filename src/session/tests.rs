@@ -246,7 +246,8 @@ fn a_logout_ends_the_session_for_every_cookie_that_it_had() {
     assert_eq!((tale.absence(&first), tale.absence(&second)), (Absence::Muted(None), Absence::Muted(None)));
     assert_eq!(tale.say(&slow, &patch(&json!({"x": 1}))), Err(Refusal::Gone), "a slow request does not revive it");
     let out = tale.say(&slow, &Directives { turn: Some(Turn::Logout), ..Directives::default() }).unwrap();
-    assert!(out.logged_out, "whoever wants a logout has it");
+    assert_eq!(out.ended.len(), 1, "whoever wants a logout has it");
+    assert_eq!(out.cookie, CookieDecision::Leave, "and the cookie that the client has by now may be another's");
 }
 
 #[test]

@@ -63,7 +63,9 @@ struct Record {
 /// Why there is no store.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{0} is in use by another process: a store in a file is for one proxy (several share one over Redis)")]
+    #[error(
+        "{0} is in use by another process (or still by this one, after a reload): a store in a file is for one proxy; several share one over Redis"
+    )]
     InUse(String),
     #[error("{0} cannot be used: {1}")]
     Broken(String, String),

@@ -286,6 +286,22 @@ fn in_a_file(origin: &Origin) -> String {
 }
 
 #[test]
+fn a_store_that_a_reload_gave_up_is_free_again_and_can_be_gone_back_to() {
+    let origin = Origin::start("a");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("ring.key"), "sfk1_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA").unwrap();
+    let first = in_a_file(&origin);
+    let proxy = Proxy::start_in(directory, &first);
+    let mut user = proxy.client().host("localhost");
+    user.post("/say", "op login;sub=\"alice\"");
+    assert!(proxy.reload(&first.replace("sessions.redb", "others.redb")));
+    assert_eq!(user.get("/").status, 200);
+    eventually("the first file is free again", || proxy.reload(&first));
+    let told: serde_json::Value = serde_json::from_slice(&user.post("/say", "").body).unwrap();
+    assert_eq!(told["sub"], "alice", "what it held is there");
+}
+
+#[test]
 fn what_was_acknowledged_as_lasting_survives_kill_9() {
     let origin = Origin::start("a");
     let directory = tempfile::tempdir().unwrap();
