@@ -335,6 +335,9 @@ fn cannot_check(path: &Path, message: &str, format: Format) -> ExitCode {
 /// Builds what `run` would build, without binding anything.
 fn built(path: &Path, loaded: config::Loaded) -> Result<config::Report, String> {
     let warnings = loaded.warnings.clone();
+    let mut loaded = loaded;
+    // A file of sessions belongs to the proxy that runs: a check neither takes it nor makes it.
+    loaded.configuration.stores.iter_mut().for_each(|store| store.forget_path());
     let built = Runtime::new(path, loaded, &mut fastrand::Rng::with_seed(0));
     built.map(|_| warnings).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -95,7 +95,9 @@ pub(super) fn redirect_to_https(identity: &Identity, port: u16, uri: &Uri) -> Re
 /// To the page where one logs in, which is told where to go on: a path of this host, and nothing else.
 pub(super) fn to_login(login: &str, uri: &Uri) -> Response<Bytes> {
     let back = uri.path_and_query().map_or("/", |target| target.as_str());
-    let back = percent_encoding::utf8_percent_encode(back, percent_encoding::NON_ALPHANUMERIC);
+    // `//host` and its like would lead elsewhere.
+    let back = format!("/{}", back.trim_start_matches(['/', '\\']));
+    let back = percent_encoding::utf8_percent_encode(&back, percent_encoding::NON_ALPHANUMERIC);
     let mark = if login.contains('?') { '&' } else { '?' };
     let mut response = fixed(StatusCode::SEE_OTHER, Bytes::new(), &HeaderChanges::default());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

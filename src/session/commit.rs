@@ -284,6 +284,12 @@ impl Committer<'_> {
             Some(Turn::Logout) if !directives.logout_others => self.log_out(session, Vec::new()).await,
             // This one and all others: all.
             Some(Turn::Logout | Turn::LogoutAll) => {
+                match again(self.realm, self.store, session, self.now).await? {
+                    // It goes on, here or in what it became for the same user.
+                    Recall::Session(_) | Recall::None(Absence::Muted(Some(_))) => {}
+                    // It has ended itself, and has nothing to say of others any more.
+                    Recall::None(_) => return Err(Refusal::Gone),
+                }
                 let ended = match &session.lineage.login {
                     Some(login) => end_all(self.realm, self.store, &login.subject, None, entropy).await?,
                     None => Vec::new(),
@@ -350,7 +356,8 @@ impl Committer<'_> {
             }
             put.insert(0, lineage);
             let guard = Guard::Unchanged(key, session.lineage_revision);
-            if !change(self.store, Change { guard, put, delete: Vec::new(), durable: false }).await? {
+            // A client that has a new cookie has thrown the old one away.
+            if !change(self.store, Change { guard, put, delete: Vec::new(), durable: renew }).await? {
                 return Ok(None);
             }
         }

@@ -474,6 +474,8 @@ fn a_session_that_was_ended_ends_no_others_and_does_not_come_back_by_it() {
     let slow = tale.look(&other);
     tale.turn(&other, Turn::Logout).unwrap();
     assert_eq!(tale.say(&slow, &others), Err(Refusal::Gone));
+    let all = Directives { turn: Some(Turn::LogoutAll), ..Directives::default() };
+    assert_eq!(tale.say(&slow, &all), Err(Refusal::Gone));
     tale.session(&own);
 }
 

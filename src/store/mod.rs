@@ -43,6 +43,15 @@ pub struct Settings {
     pub most_bytes: usize,
 }
 
+impl Settings {
+    /// The same store, in memory only.
+    pub fn forget_path(&mut self) {
+        if let KindSettings::Embedded { path, .. } = &mut self.kind {
+            *path = None;
+        }
+    }
+}
+
 /// What a store is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KindSettings {
@@ -165,6 +174,8 @@ impl Store {
     pub async fn hear_of_ends(&self, mut on_end: impl FnMut(Sid)) {
         let Shared::Redis(settings) = &self.kind else { return };
         let on_message = move |message: Vec<u8>| {
+            // Whose records they were is not said: what was read is read again.
+            self.near.clear();
             for sid in message.as_chunks().0 {
                 on_end(Sid(*sid));
             }

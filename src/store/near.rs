@@ -78,6 +78,13 @@ impl Near {
         }
     }
 
+    /// Forgets everything that was read.
+    pub(super) fn clear(&self) {
+        if !self.span.is_zero() {
+            self.records.lock().retain(|_, (entry, _)| entry.is_none());
+        }
+    }
+
     /// Forgets what is too old.
     pub(super) fn sweep(&self) {
         if !self.span.is_zero() {

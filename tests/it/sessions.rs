@@ -111,6 +111,8 @@ fn a_session_is_required_where_the_route_says_so() {
     let mut browser = proxy.tls_client().header("accept", "text/html").header("sec-fetch-mode", "navigate");
     let reply = browser.get("/account/orders?page=2");
     assert_eq!((reply.status, reply.header("location")), (303, "/login?return=%2Faccount%2Forders%3Fpage%3D2".into()));
+    let reply = browser.get("//account/evil.example");
+    assert_eq!(reply.header("location"), "/login?return=%2Faccount%2Fevil%2Eexample", "a path of this host");
     let reply = browser.post("/account/orders", "a form that must not be lost");
     assert_eq!(reply.status, 401, "a form is not redirected away");
     let mut program = proxy.tls_client();
