@@ -69,7 +69,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(subcommand)]
-        action: CtlAction,
+        action: Box<CtlAction>,
     },
     /// Print a new random key for the ring
     Key,
@@ -123,6 +123,39 @@ enum CtlAction {
         #[command(subcommand)]
         action: SessionsAction,
     },
+    /// Tokens that are to count no more, in stateless pools
+    Revoke {
+        /// What is revoked now
+        #[arg(long, exclusive = true)]
+        list: bool,
+        #[arg(long, required_unless_present = "list")]
+        pool: Option<String>,
+        #[command(flatten)]
+        by: TokensBy,
+        /// For as long as the last such token may count
+        #[arg(long = "for", value_name = "SPAN", default_value = "30d")]
+        span: String,
+        /// Take it back
+        #[arg(long)]
+        undo: bool,
+    },
+}
+
+/// Which tokens are meant.
+#[derive(clap::Args)]
+struct TokensBy {
+    /// The one with this id
+    #[arg(long, conflicts_with_all = ["subject", "kid"], required_unless_present_any = ["list", "subject", "kid"])]
+    jti: Option<String>,
+    /// Who issued them: `iss`
+    #[arg(long, requires = "subject")]
+    issuer: Option<String>,
+    /// Whose they are: all that were issued until now
+    #[arg(long, requires = "issuer", conflicts_with = "kid")]
+    subject: Option<String>,
+    /// All that were signed with this key
+    #[arg(long)]
+    kid: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -180,7 +213,7 @@ pub fn main() -> ExitCode {
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
         Command::Ctl { config, address, token, ca, json, action } => {
             let given = ctl::Given { address: address.as_deref(), config, token: token.as_deref(), ca: ca.as_deref() };
-            control(given, json, action)
+            control(given, json, *action)
         }
         Command::Key => print(&format!("{}\n", *RingKey::from_secret(random_secret()).to_line())),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
@@ -247,6 +280,8 @@ fn control(mut given: ctl::Given<'_>, json: bool, action: CtlAction) -> ExitCode
         CtlAction::Reload => ctl::Action::Reload,
         CtlAction::Explain { cookie } => ctl::Action::Explain(cookie),
         CtlAction::Sessions { action } => of_sessions(action),
+        CtlAction::Revoke { list: true, .. } => ctl::Action::ListRevocations,
+        CtlAction::Revoke { pool, by, span, undo, .. } => of_tokens(pool, by, span, undo),
     };
     match ctl::run(&contact, action, json) {
         Ok(text) => print(&text),
@@ -265,6 +300,14 @@ fn of_sessions(action: SessionsAction) -> ctl::Action {
             ctl::Action::RevokeSubject { realm, subject }
         }
     }
+}
+
+fn of_tokens(pool: Option<String>, by: TokensBy, span: String, undo: bool) -> ctl::Action {
+    let by = [("jti", by.jti), ("issuer", by.issuer), ("subject", by.subject), ("kid", by.kid)];
+    let by = by.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    // The command line has a pool where it is no list.
+    let tokens = ctl::Tokens { pool: pool.unwrap_or_default(), by };
+    if undo { ctl::Action::TakeBackRevocation(tokens) } else { ctl::Action::RevokeTokens { tokens, span } }
 }
 
 fn run(given: Option<PathBuf>) -> ExitCode {

@@ -42,6 +42,15 @@ pub enum Action {
     ShowSession(String),
     RevokeSession(String),
     RevokeSubject { realm: String, subject: String },
+    ListRevocations,
+    RevokeTokens { tokens: Tokens, span: String },
+    TakeBackRevocation(Tokens),
+}
+
+/// Which tokens are meant: by id, by issuer and subject, or by key.
+pub struct Tokens {
+    pub pool: String,
+    pub by: Vec<(&'static str, String)>,
 }
 
 /// `POOL/SERVER`.
@@ -157,8 +166,21 @@ fn request_of(action: &Action) -> (Method, String, Option<Value>) {
         Action::ShowSession(reference) => (Method::GET, session_path(reference), None),
         Action::RevokeSession(reference) => (Method::DELETE, session_path(reference), None),
         Action::RevokeSubject { realm, subject } => (Method::DELETE, sessions_path(Some(realm), Some(subject)), None),
+        Action::ListRevocations => (Method::GET, REVOCATIONS.to_owned(), None),
+        Action::RevokeTokens { tokens, span } => {
+            let mut body = json!({ "pool": tokens.pool, "until": span });
+            tokens.by.iter().for_each(|(name, value)| body[*name] = value.as_str().into());
+            (Method::POST, REVOCATIONS.to_owned(), Some(body))
+        }
+        Action::TakeBackRevocation(tokens) => {
+            let by = tokens.by.iter().map(|(name, value)| format!("&{name}={}", encode(value)));
+            let query = format!("pool={}{}", encode(&tokens.pool), by.collect::<String>());
+            (Method::DELETE, format!("{REVOCATIONS}?{query}"), None)
+        }
     }
 }
+
+const REVOCATIONS: &str = "/api/v1/revocations";
 
 fn session_path(reference: &str) -> String {
     format!("/api/v1/sessions/{}", encode(reference))
@@ -250,6 +272,9 @@ fn for_people(action: &Action, value: &Value) -> String {
         Action::ListSessions { .. } => sessions(value),
         Action::ShowSession(_) => session(value),
         Action::RevokeSession(_) | Action::RevokeSubject { .. } => revoked(value),
+        Action::ListRevocations => revocations(&value["revocations"]),
+        Action::RevokeTokens { .. } => format!("Revoked: {}", revocation(value)),
+        Action::TakeBackRevocation(_) => format!("No longer revoked: {}", revocation(&value["removed"])),
         _ => {
             let text = |key: &str| value[key].as_str().unwrap_or_default();
             let drain = &value["drain"];
@@ -268,6 +293,19 @@ fn for_people(action: &Action, value: &Value) -> String {
             )
         }
     }
+}
+
+/// A line per revocation.
+fn revocations(all: &Value) -> String {
+    let lines: String = all.as_array().into_iter().flatten().map(revocation).collect();
+    if lines.is_empty() { "Nothing is revoked.\n".to_owned() } else { lines }
+}
+
+fn revocation(value: &Value) -> String {
+    let by = ["jti", "issuer", "subject", "kid"].into_iter();
+    let by = by.filter_map(|name| Some(format!("{name} {}", value[name].as_str()?)));
+    let until = value["until"].as_i64().and_then(date).map(|until| format!(", until {until}")).unwrap_or_default();
+    format!("pool {}: {}{until}\n", value["pool"].as_str().unwrap_or_default(), by.collect::<Vec<_>>().join(", "))
 }
 
 /// A line per pool.

@@ -348,6 +348,8 @@ words! {
         Resting = "resting",
         Full = "full",
         Confused = "confused",
+        /// Done, and confirmed by no replica: a failover may lose it.
+        Unreplicated = "unreplicated",
     }
 }
 
@@ -411,10 +413,149 @@ words! {
 }
 
 words! {
+    /// What becomes of a request that another site may have forged.
+    Csrf {
+        Enforce = "enforce",
+        /// It is counted, and goes on.
+        Report = "report",
+        Off = "off",
+    }
+}
+
+words! {
+    /// When a request with a session has to show a token.
+    CsrfToken {
+        Off = "off",
+        /// Where no header says where the request comes from.
+        Fallback = "fallback",
+        /// With every method that changes something.
+        Required = "required",
+    }
+}
+
+words! {
+    /// Why a request is taken for forged, as `steadfast_protect_total` counts it for the rule `csrf`.
+    CsrfReason {
+        CrossSite = "cross_site",
+        SameSite = "same_site",
+        /// A `Sec-Fetch-Site` that no browser sends.
+        UnknownFetchSite = "unknown_fetch_site",
+        SeveralFetchSites = "several_fetch_sites",
+        OriginMismatch = "origin_mismatch",
+        /// A page that has no origin: sandboxed, or out of a file.
+        OriginNull = "origin_null",
+        OriginMalformed = "origin_malformed",
+        SeveralOrigins = "several_origins",
+        TokenMissing = "token_missing",
+        TokenWrong = "token_wrong",
+    }
+}
+
+words! {
+    /// What becomes of the cookies that servers set.
+    CookieMode {
+        /// What is missing is added.
+        Fix = "fix",
+        /// What would have to be fixed is taken out.
+        Reject = "reject",
+        /// Only reserved names are taken out.
+        Off = "off",
+    }
+}
+
+words! {
+    /// The `SameSite` attribute of a cookie that the proxy writes, or completes.
+    SameSite {
+        Strict = "Strict",
+        Lax = "Lax",
+        None = "None",
+    }
+}
+
+words! {
+    /// What is wrong with a cookie that a server sets, as `steadfast_protect_total` counts it for the rule `cookie`.
+    /// What weighs most comes first: a line that is taken out counts once, with that.
+    CookieFault {
+        /// The name of a cookie of ours, or one that a server might take for it.
+        ReservedName = "reserved_name",
+        /// No name, or one that is never passed on to a server.
+        Malformed = "malformed",
+        ControlBytes = "control_bytes",
+        /// Name and value have more than 4096 bytes together.
+        TooLarge = "too_large",
+        /// Its Domain is one under which strangers have theirs.
+        PublicSuffix = "public_suffix",
+        /// Its Domain does not cover the host.
+        DomainRefused = "domain_refused",
+        /// Its name begins like `__Host-`, and its attributes are not what browsers ask of it.
+        PrefixBroken = "prefix_broken",
+        NoSecure = "no_secure",
+        NoHttpOnly = "no_http_only",
+        NoSameSite = "no_same_site",
+        /// Its Domain covers the host, and others.
+        DomainWide = "domain_wide",
+        /// Its name begins like `__Host_`, which protects nothing everywhere.
+        PrefixMisspelt = "prefix_misspelt",
+    }
+}
+
+words! {
+    /// What was done about a fault of a cookie.
+    CookieDeed {
+        /// Nothing.
+        Passed = "passed",
+        Fixed = "fixed",
+        /// The line was taken out.
+        Dropped = "dropped",
+    }
+}
+
+words! {
+    /// Why a token was refused, as `steadfast_protect_total` counts it for the rule `jwt`.
+    TokenReason {
+        /// Not three segments of strict base64url, or no JSON object in one of the first two.
+        Malformed = "malformed",
+        TooLarge = "too_large",
+        /// A header parameter that is refused, or not of its type.
+        Header = "header",
+        /// None that the issuer signs with, or none that its key is for.
+        Algorithm = "algorithm",
+        /// A `typ` that is not taken.
+        Type = "type",
+        Issuer = "issuer",
+        Audience = "audience",
+        /// No key of that name, none that can be told without a name, or no keys at all.
+        Key = "key",
+        Signature = "signature",
+        Expired = "expired",
+        NotYetValid = "not_yet_valid",
+        /// A claim that is missing or not of its type.
+        Claims = "claims",
+        Revoked = "revoked",
+        /// It came twice, or in two ways.
+        TwoCarriers = "two_carriers",
+    }
+}
+
+words! {
+    /// Why somebody who asks for a route that wants more has to show again who they are.
+    StepUpReason {
+        /// Nobody has logged in.
+        NoLogin = "no_login",
+        /// None of the levels (`acr`) that it takes.
+        Level = "level",
+        /// Too long ago.
+        Age = "age",
+    }
+}
+
+words! {
     /// What was done about it.
     Decision {
         Stripped = "stripped",
         Rejected = "rejected",
+        /// Counted only.
+        Reported = "reported",
     }
 }
 

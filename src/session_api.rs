@@ -371,7 +371,7 @@ fn remember(state: &mut AttemptState, committed: Committed, directives: &Directi
 const fn event_of(refusal: &Refusal) -> SessionEvent {
     match refusal {
         Refusal::WrongVersion | Refusal::Gone | Refusal::Contended => SessionEvent::Conflict,
-        Refusal::Bad(_) | Refusal::Oversized(_) => SessionEvent::BadDirective,
+        Refusal::Bad(_) | Refusal::Oversized(_) | Refusal::Vault(_) => SessionEvent::BadDirective,
         Refusal::Store(_) => SessionEvent::StoreError,
     }
 }
@@ -383,7 +383,7 @@ impl From<Refusal> for Problem {
             Refusal::Gone => (StatusCode::GONE, "gone"),
             Refusal::Contended => (StatusCode::CONFLICT, "contended"),
             Refusal::Bad(_) => (StatusCode::BAD_REQUEST, "bad-directive"),
-            Refusal::Oversized(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Refusal::Oversized(_) | Refusal::Vault(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Refusal::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store"),
         };
         Problem(status, kind, refusal.to_string())

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::explain::explain;
+use super::revocations::Tokens;
 use super::sessions::Sessions;
 use super::{PATIENCE, ReloadRequest, Reply, describe, problem, reply};
 use crate::clock::Clock;
@@ -45,11 +46,11 @@ pub(super) fn refuse_for_now(why: impl Into<String>) -> Refusal {
 
 pub(super) async fn answer(
     runtime: &Arc<Runtime>,
-    sessions: &Sessions,
+    (sessions, tokens): (&Sessions, &Tokens),
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
 ) -> Reply {
-    match call(runtime, sessions, reloads, request).await {
+    match call(runtime, (sessions, tokens), reloads, request).await {
         Ok(value) => reply(StatusCode::OK, "application/json", format!("{value}\n")),
         Err(refusal) => refusal.into(),
     }
@@ -69,7 +70,7 @@ impl From<Refusal> for Reply {
 
 async fn call(
     runtime: &Arc<Runtime>,
-    sessions: &Sessions,
+    (sessions, tokens): (&Sessions, &Tokens),
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
 ) -> Answer {
@@ -99,7 +100,10 @@ async fn call(
         (&Method::DELETE, ["sessions"]) => sessions.revoke_all(&query).await,
         (&Method::GET, ["sessions", reference]) => sessions.show(reference).await,
         (&Method::DELETE, ["sessions", reference]) => sessions.revoke(reference).await,
-        (_, ["pools" | "reload" | "explain" | "sessions", ..]) => {
+        (&Method::GET, ["revocations"]) => Ok(tokens.list()),
+        (&Method::POST, ["revocations"]) => tokens.add(&body_of(request).await?).await,
+        (&Method::DELETE, ["revocations"]) => tokens.remove(&query).await,
+        (_, ["pools" | "reload" | "explain" | "sessions" | "revocations", ..]) => {
             Err(refuse(StatusCode::NOT_FOUND, format!("There is no {method} {path}.")))
         }
         _ => Err(refuse(StatusCode::NOT_FOUND, format!("There is no {path}."))),

@@ -5,6 +5,7 @@ mod api;
 mod connections;
 mod describe;
 mod explain;
+mod revocations;
 mod sessions;
 
 use std::convert::Infallible;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use connections::{Connections, Place, Room};
+use revocations::Tokens;
 use sessions::Sessions;
 
 use crate::clock::Clock;
@@ -51,6 +53,7 @@ struct Surface {
     /// Who reloads; none on the address that only serves metrics.
     reloads: Option<mpsc::Sender<ReloadRequest>>,
     sessions: Sessions,
+    tokens: Tokens,
     registry: Registry,
     connections: Connections,
     /// Places of event streams among them: whoever forgets a dashboard must not shut out the others.
@@ -66,8 +69,9 @@ pub async fn serve(socket: Socket, runtime: Arc<Runtime>, reloads: Option<mpsc::
     };
     let streams = Arc::new(tokio::sync::Semaphore::new(MOST_STREAMS));
     let sessions = Sessions::new(Arc::clone(&runtime));
+    let tokens = Tokens::new(Arc::clone(&runtime));
     let connections = Connections::default();
-    let surface = Rc::new(Surface { runtime, reloads, sessions, registry, connections, streams });
+    let surface = Rc::new(Surface { runtime, reloads, sessions, tokens, registry, connections, streams });
     let ended = socket.accept_all(|accepted| {
         let serving = Rc::clone(&surface);
         surface.open(|place| async move { serving.begin(accepted, place).await });
@@ -139,7 +143,7 @@ impl Surface {
                 (&Method::GET, STREAM) => return self.stream(),
                 (&Method::POST, LOGIN) => return self.login(request).await,
                 _ if path.starts_with(api::PREFIX) => {
-                    return api::answer(&self.runtime, &self.sessions, reloads, request).await;
+                    return api::answer(&self.runtime, (&self.sessions, &self.tokens), reloads, request).await;
                 }
                 _ => {}
             }

@@ -4,16 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::names::words;
-
-words! {
-    /// The `SameSite` attribute of a pin cookie.
-    SameSite {
-        Strict = "Strict",
-        Lax = "Lax",
-        None = "None",
-    }
-}
+pub use crate::names::SameSite;
 
 /// The prefix that ties a cookie to one host over TLS (RFC 6265bis, section 4.1.3.2).
 const HOST_PREFIX: &str = "__Host-";

@@ -82,6 +82,7 @@ impl Control {
             Owned::spawn(keep_time()),
             Owned::spawn(keep_names(Arc::clone(&self.runtime))),
             Owned::spawn(keep_stores(Arc::clone(&self.runtime))),
+            Owned::spawn(keep_tokens(Arc::clone(&self.runtime))),
             Owned::spawn(measure_load(Arc::clone(&self.runtime))),
             Owned::spawn(watch(Arc::clone(&self.runtime), move || {
                 // A full channel already holds the news.
@@ -263,7 +264,7 @@ async fn keep_time() {
 
 /// Sees to stores: what has expired, what is owed, and what other proxies tell.
 async fn keep_stores(runtime: Arc<Runtime>) {
-    let mut kept: Vec<(Arc<Store>, Rc<store::Client>, Owned)> = Vec::new();
+    let mut kept: Vec<(Arc<Store>, Rc<store::Client>, [Owned; 2])> = Vec::new();
     for turn in 0usize.. {
         let snapshot = runtime.snapshot();
         kept.retain(|(store, ..)| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
@@ -274,7 +275,9 @@ async fn keep_stores(runtime: Arc<Runtime>) {
             let client = store.client(runtime.metrics.control());
             let (listening, told) = (Arc::clone(store), Arc::clone(&runtime));
             let hearing = Owned::spawn(async move { listening.hear_of_ends(|sid| told.ended.note(&[sid])).await });
-            kept.push((Arc::clone(store), client, hearing));
+            let followed = Arc::clone(store);
+            let following = Owned::spawn(async move { followed.follow().await });
+            kept.push((Arc::clone(store), client, [hearing, following]));
         }
         for (store, client, _) in &kept {
             store.sweep(turn);
@@ -282,6 +285,57 @@ async fn keep_stores(runtime: Arc<Runtime>) {
         }
         runtime.attempts.sweep(Clock::now());
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Sees to issuers' keys, and to tokens that count no more.
+async fn keep_tokens(runtime: Arc<Runtime>) {
+    let mut clients: Vec<(Arc<Store>, Rc<store::Client>)> = Vec::new();
+    let mut asked: Vec<Arc<Store>> = Vec::new();
+    loop {
+        let snapshot = runtime.snapshot();
+        clients.retain(|(store, _)| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
+        asked.retain(|store| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
+        for keys in snapshot.stateless_pools().flat_map(|pool| &pool.keys) {
+            let keys = Arc::clone(keys);
+            // It ends with the time that fetching may take; the next one is not due before.
+            crate::tasks::spawn(async move { keys.refresh().await });
+        }
+        let now = Clock::wall(Clock::now()).seconds();
+        for book in snapshot.revocation_books() {
+            let Some(store) = &book.store else {
+                book.sweep(now);
+                continue;
+            };
+            let client = match clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
+                Some((_, client)) => Rc::clone(client),
+                None => {
+                    let client = store.client(runtime.metrics.control());
+                    clients.push((Arc::clone(store), Rc::clone(&client)));
+                    client
+                }
+            };
+            book.refresh(&client, now).await;
+            if !asked.iter().any(|known| Arc::ptr_eq(known, store)) && warn_if_it_forgets(&client, store).await {
+                asked.push(Arc::clone(store));
+            }
+        }
+        drop(snapshot);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A store that makes room by forgetting would let revoked tokens count again. Says whether it could tell.
+async fn warn_if_it_forgets(client: &store::Client, store: &Store) -> bool {
+    match client.keeps_everything().await {
+        Ok(true) => true,
+        Ok(false) => {
+            let store = &store.settings.name;
+            tracing::error!(%store, "this store forgets when it is full, and would forget revocations: \
+                set `maxmemory-policy noeviction` (Redis), or start memcached with -M");
+            true
+        }
+        Err(_) => false,
     }
 }
 

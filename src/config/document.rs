@@ -167,6 +167,13 @@ fn check_scalar(key: &Key, value: &DeValue<'_>) -> Result<(), (String, Option<St
             let list = value.as_array().ok_or_else(wrong)?;
             list.iter().all(|item| item.get_ref().is_str()).then_some(()).ok_or_else(wrong)
         }
+        Kind::IntegerList { min, max } => {
+            let list = value.as_array().ok_or_else(wrong)?;
+            let numbers: Option<Vec<i64>> = list.iter().map(|item| integer(item.get_ref())).collect();
+            let all_fit = numbers.ok_or_else(wrong)?.iter().all(|number| (min..=max).contains(number));
+            let range = || (format!("`{}` has numbers from {min} to {max}", key.name), example(key));
+            all_fit.then_some(()).ok_or_else(range)
+        }
         Kind::TextMap => {
             let map = value.as_table().ok_or_else(wrong)?;
             map.iter().all(|(_, value)| value.get_ref().is_str()).then_some(()).ok_or_else(wrong)
@@ -184,6 +191,7 @@ fn wrong_type(key: &Key, value: &DeValue<'_>) -> String {
         Kind::Size { .. } => "a size in quotes",
         Kind::Percent => "a percentage in quotes",
         Kind::TextList => "a list of strings",
+        Kind::IntegerList { .. } => "a list of whole numbers",
         Kind::TextMap => "a table of strings",
         Kind::Table(_) => "a table",
         Kind::Tables(_) => "a list of tables",
@@ -336,6 +344,13 @@ impl<'d> Section<'d> {
                     .collect(),
             )
         };
+        self.value(name, read).unwrap_or_default()
+    }
+
+    /// A list of whole numbers within the bounds of its key.
+    pub fn numbers<T: TryFrom<i64>>(&self, name: &str) -> Vec<T> {
+        let number = |value: &DeValue<'_>| integer(value).and_then(|number| T::try_from(number).ok());
+        let read = |value: &DeValue<'_>| value.as_array()?.iter().map(|item| number(item.get_ref())).collect();
         self.value(name, read).unwrap_or_default()
     }
 

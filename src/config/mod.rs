@@ -9,11 +9,13 @@ mod headers;
 mod listeners;
 mod pools;
 mod problem;
+mod protect;
 mod resolve;
 mod routes;
 mod schema;
 mod sessions;
 mod settings;
+mod stateless;
 pub mod vocabulary;
 
 use std::collections::HashSet;
@@ -25,8 +27,8 @@ pub use document::{parse_duration, parse_size};
 pub use problem::{Problem, Problems, Report, Severity};
 pub use schema::schema;
 pub use settings::{
-    AccessLog, Action, Admin, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings, Process, Retry,
-    Route, RouteRate, ServerEntry, SessionApi, SharedSettings, Timeouts,
+    AccessLog, Action, Admin, AdminContact, Configuration, HeaderChanges, Listener, PoolSettings, Process, Protect,
+    Retry, Route, RouteRate, ServerEntry, SessionApi, SharedSettings, StatelessSettings, Timeouts,
 };
 
 /// A configuration that can be used, and what was noticed on the way.

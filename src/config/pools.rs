@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue};
 use super::document::{Located, Section};
 use super::listeners::authorities;
 use super::resolve::{Context, names_of};
-use super::sessions;
 use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
+use super::{sessions, stateless};
 use crate::affinity::{SameSite, Source, StickySettings};
 use crate::balance::Balance;
 use crate::health::{OutlierSettings, RiseFall};
@@ -61,7 +61,8 @@ fn pool(
     let mode = section.word("mode", |mode| Some(mode.to_owned())).unwrap_or_default();
     let sticky = mode == "sticky";
     let shared = mode == "shared";
-    for (key, owner) in [("sticky", sticky), ("shared", shared)] {
+    let tokens = mode == "stateless";
+    for (key, owner) in [("sticky", sticky), ("shared", shared), ("stateless", tokens)] {
         if !owner && section.has(key) {
             let message = format!("`[pool.{key}]` is only for pools with `mode = \"{key}\"`");
             context.error(section.place(key), message, None);
@@ -75,6 +76,7 @@ fn pool(
     let pool = PoolSettings {
         sticky: sticky.then(|| sticky_settings(context, &section.section("sticky"), section, &name.value)),
         shared: shared.then(|| sessions::shared(context, section, &name.value, store_names, stores)).flatten(),
+        stateless: tokens.then(|| stateless::resolve(context, section, store_names, stores)).flatten(),
         pins: pin_rules(context, &section.section("sticky")),
         balance: section.word("balance", Balance::from_word).unwrap_or(Balance::P2c),
         health: probe_settings(context, section, host.clone()),

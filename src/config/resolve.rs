@@ -14,7 +14,7 @@ use toml::de::DeTable;
 use super::document::{Located, Section};
 use super::problem::Problems;
 use super::settings::{AccessLog, Admin, AdminContact, Configuration, Process};
-use super::{listeners, pools, routes, sessions};
+use super::{listeners, pools, protect, routes, sessions};
 use crate::headers::ForwardedBy;
 use crate::keys::{KeyRing, RingKey, Token};
 use crate::names::HeldBy;
@@ -96,6 +96,7 @@ pub(super) fn resolve(
     if pools.iter().any(|pool| pool.shared.as_ref().is_some_and(|shared| shared.held_by == HeldBy::Proxy)) {
         sessions::check_listeners(&context, &root.sections("listener"), &process);
     }
+    let protect = protect::resolve(&context, &root.section("protect"));
     let configuration = ring.zip(admin).map(|(ring, admin)| Configuration {
         process,
         ring: Arc::new(ring),
@@ -104,6 +105,7 @@ pub(super) fn resolve(
         routes,
         stores,
         session_api,
+        protect,
         pools,
     });
     (configuration, context.files.into_inner())

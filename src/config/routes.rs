@@ -3,10 +3,10 @@
 use http::StatusCode;
 
 use super::document::{Located, Section};
-use super::headers;
 use super::resolve::{Context, names_of};
 use super::settings::{Action, Route, RouteRate};
-use crate::names::{RateBy, SessionNeed};
+use super::{headers, protect};
+use crate::names::{Csrf, RateBy, SessionNeed};
 use crate::rate::Rate;
 use crate::routing::{HostPattern, RouteMatch, RouteTable, prefix};
 
@@ -25,6 +25,20 @@ pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>) -> Vec<Route> {
     routes
 }
 
+/// What means nothing where nothing is forwarded.
+const FOR_POOLS: [&str; 10] = [
+    "strip_prefix",
+    "request_headers",
+    "sticky",
+    "body_bytes",
+    "rate",
+    "csrf",
+    "protect_safe",
+    "session",
+    "require",
+    "login_url",
+];
+
 fn route(
     context: &Context<'_>,
     section: &Section<'_>,
@@ -37,10 +51,7 @@ fn route(
     let request_headers = headers::resolve(context, &section.section("request_headers"));
     let response_headers = headers::resolve(context, &section.section("response_headers"));
     if matches!(action, Some(Action::Respond { .. } | Action::Redirect(_))) {
-        for key in ["strip_prefix", "request_headers", "sticky", "body_bytes", "rate", "session", "login_url"]
-            .into_iter()
-            .filter(|key| section.has(key))
-        {
+        for key in FOR_POOLS.into_iter().filter(|key| section.has(key)) {
             let message = format!("`{key}` is for routes with a `pool`: nothing is forwarded here");
             context.error(section.place(key), message, None);
         }
@@ -57,12 +68,15 @@ fn route(
     let knows_sessions = section.flag("sticky") && pool.is_some_and(knows_sessions);
     let keeps = |pool: &Section<'_>| {
         let is_shared = pool.word("mode", |mode| Some(mode == "shared")).unwrap_or(false);
-        is_shared && pool.section("shared").word("held_by", |word| Some(word == "proxy")).unwrap_or(true)
+        let is_stateless = pool.word("mode", |mode| Some(mode == "stateless")).unwrap_or(false);
+        let by_proxy = pool.section("shared").word("held_by", |word| Some(word == "proxy")).unwrap_or(true);
+        is_stateless || (is_shared && by_proxy)
     };
-    for key in ["session", "login_url"].into_iter().filter(|key| section.has(key)) {
+    for key in ["session", "login_url", "require"].into_iter().filter(|key| section.has(key)) {
         if pool.is_some_and(|pool| !keeps(pool)) {
-            let message = format!("`{key}` is for routes to pools whose sessions the proxy keeps: `mode = \"shared\"`");
-            context.error(section.place(key), message, None);
+            let help = "`mode = \"shared\"` or `mode = \"stateless\"`".to_owned();
+            let message = format!("`{key}` is for routes to pools where the proxy knows who asks");
+            context.error(section.place(key), message, help);
         }
     }
     let session = section.word("session", SessionNeed::from_word).unwrap_or(SessionNeed::Optional);
@@ -80,6 +94,9 @@ fn route(
         rate: rate(context, section, knows_sessions),
         session,
         login_url: login_url(context, section),
+        csrf: section.word("csrf", Csrf::from_word).filter(|_| section.has("csrf")),
+        protect_safe: section.flag("protect_safe"),
+        require: protect::require(context, section),
     })
 }
 

@@ -41,6 +41,9 @@ fn of_key(key: &Key) -> Value {
         Kind::Size { .. } => json!({ "type": "string", "pattern": "^[0-9]+ *(B|KiB|MiB|GiB|KB|MB|GB)$" }),
         Kind::Percent => json!({ "type": "string", "pattern": "^(100|[0-9]{1,2}) *%$" }),
         Kind::Word(words) => json!({ "enum": words() }),
+        Kind::IntegerList { min, max } => {
+            json!({ "type": "array", "items": { "type": "integer", "minimum": min, "maximum": max } })
+        }
         Kind::TextList => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::TextMap => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Kind::Table(table) => of_table(table),

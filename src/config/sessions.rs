@@ -10,8 +10,9 @@ use super::resolve::{Context, names_of, private_address, secret};
 use super::settings::{Process, SessionApi, SharedSettings};
 use crate::names::{HeldBy, OnStoreError};
 use crate::private::Address;
+use crate::session::vault::LoginWhen;
 use crate::session::{OnReuse, Rules};
-use crate::store::{self, BreakerSettings, RedisSettings};
+use crate::store::{self, BreakerSettings, MemcachedNode, MemcachedSettings, RedisSettings};
 
 /// The stores of the file.
 pub(super) fn stores(context: &Context<'_>, root: &Section<'_>) -> Vec<store::Settings> {
@@ -26,26 +27,33 @@ fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option
     let kind = section.word("kind", |kind| Some(kind.to_owned())).unwrap_or_default();
     for (keys, owner) in [
         (&["path", "memory"][..], "embedded"),
-        (&["url", "username", "password", "ca", "connect", "timeout", "near_cache", "breaker"], "redis"),
+        (&["url", "sentinel", "cluster", "tls", "username", "password", "ca"], "redis"),
+        (&["nodes"], "memcached"),
     ] {
         for key in keys.iter().filter(|key| kind != owner && section.has(key)) {
             let message = format!("`{key}` is for `kind = \"{owner}\"`, and the kind here is \"{kind}\"");
             context.error(section.place(key), message, None);
         }
     }
+    for key in ["connect", "timeout", "near_cache", "breaker"] {
+        if kind == "embedded" && section.has(key) {
+            let message = format!("`{key}` is for stores on the network, and the kind here is \"embedded\"");
+            context.error(section.place(key), message, None);
+        }
+    }
     // Every problem is to be found, also where there will be no store.
     let near_cache = near_cache(context, section);
-    let kind = if kind == "redis" {
-        if !has_ring {
-            let help = "`steadfast key` prints a key; every proxy of the store has the same: `[keys] ring`".to_owned();
-            context.error(section.place("kind"), "a store that proxies share needs a key ring that they share", help);
-        }
-        store::KindSettings::Redis(redis(context, section)?)
-    } else {
-        store::KindSettings::Embedded {
+    if kind != "embedded" && !has_ring {
+        let help = "`steadfast key` prints a key; every proxy of the store has the same: `[keys] ring`".to_owned();
+        context.error(section.place("kind"), "a store that proxies share needs a key ring that they share", help);
+    }
+    let kind = match kind.as_str() {
+        "redis" => store::KindSettings::Redis(redis(context, section)?),
+        "memcached" => store::KindSettings::Memcached(memcached(context, section)?),
+        _ => store::KindSettings::Embedded {
             path: section.text("path").map(|path| context.data_path(&path)),
             memory: bytes(section, "memory"),
-        }
+        },
     };
     let breaker = section.section("breaker");
     Some(store::Settings {
@@ -74,25 +82,67 @@ fn near_cache(context: &Context<'_>, section: &Section<'_>) -> Duration {
     span
 }
 
-fn redis(context: &Context<'_>, section: &Section<'_>) -> Option<RedisSettings> {
-    let Some(url) = section.text("url") else {
-        let help = "for example `url = \"redis://127.0.0.1:6379\"`, or \"rediss://\" for TLS".to_owned();
-        context.error(section.place("kind"), "`kind = \"redis\"` needs `url`", help);
-        return None;
-    };
-    let mut settings = match RedisSettings::parse_url(&url.value) {
-        Ok(settings) => settings,
-        Err(error) => {
-            context.error(url.span, error.to_string(), None);
-            return None;
+/// Exactly one of `url`, `sentinel` and `cluster`.
+fn redis_place(context: &Context<'_>, section: &Section<'_>) -> Option<RedisSettings> {
+    let written: Vec<&str> = ["url", "sentinel", "cluster"].into_iter().filter(|key| section.has(key)).collect();
+    let parsed = match written.as_slice() {
+        ["url"] => {
+            if section.has("tls") {
+                let help = "`rediss://` in the `url`".to_owned();
+                context.error(section.place("tls"), "`tls` is for `sentinel` and `cluster`", help);
+            }
+            section.text("url").map(|url| RedisSettings::parse_url(&url.value))
+        }
+        ["sentinel"] => {
+            let sentinel = section.section("sentinel");
+            let master = sentinel.text("master")?;
+            Some(RedisSettings::sentinel(&master.value, &plain(&sentinel.texts("nodes"))))
+        }
+        [_] => Some(RedisSettings::cluster(&plain(&section.texts("cluster")))),
+        [] => {
+            let help = "for example `url = \"redis://127.0.0.1:6379\"`, or `sentinel`, or `cluster`".to_owned();
+            context.error(section.place("kind"), "`kind = \"redis\"` needs a place", help);
+            None
+        }
+        [one, other, ..] => {
+            context.error(section.place(other), format!("`{one}` and `{other}` exclude each other"), None);
+            None
         }
     };
+    let place = written.first().map(|key| section.place(key)).unwrap_or_default();
+    let mut settings = parsed?.map_err(|error| context.error(place, error.to_string(), None)).ok()?;
+    settings.tls |= section.flag("tls");
+    Some(settings)
+}
+
+fn plain(texts: &[Located<String>]) -> Vec<&str> {
+    texts.iter().map(|text| text.value.as_str()).collect()
+}
+
+fn memcached(context: &Context<'_>, section: &Section<'_>) -> Option<MemcachedSettings> {
+    let written = section.texts("nodes");
+    let nodes = written.iter().filter_map(|text| {
+        let parsed = MemcachedNode::parse(&text.value);
+        parsed.map_err(|error| context.error(text.span.clone(), format!("\"{}\": {error}", text.value), None)).ok()
+    });
+    let nodes: Vec<MemcachedNode> = nodes.collect();
+    if written.is_empty() {
+        let help = "for example `nodes = [\"10.0.0.1:11211\"]`".to_owned();
+        context.error(section.place("kind"), "`kind = \"memcached\"` needs `nodes`", help);
+        return None;
+    }
+    let (connect, timeout) = (section.duration("connect"), section.duration("timeout"));
+    Some(MemcachedSettings { nodes, connect, timeout })
+}
+
+fn redis(context: &Context<'_>, section: &Section<'_>) -> Option<RedisSettings> {
+    let mut settings = redis_place(context, section)?;
     settings.username = section.text("username").map(|name| name.value);
     settings.password =
         section.text("password").and_then(|text| secret(context, &text)).map(|word| word.trim().to_owned());
     if let Some(ca) = section.text("ca") {
         if !settings.tls {
-            context.error(ca.span.clone(), "`ca` is for `rediss://` URLs", None);
+            context.error(ca.span.clone(), "`ca` is for `rediss://` URLs and `tls = true`", None);
         }
         let path = context.path(&ca.value);
         let read = std::fs::read(&path);
@@ -132,16 +182,67 @@ pub(super) fn shared(
         context.error(cookie.span.clone(), format!("\"{}\" is no name for a session cookie", cookie.value), help);
     }
     let realm = section.text("realm").map_or_else(|| name.to_owned(), |realm| realm.value);
+    let cookie_name: Box<str> = cookie.value.into();
     Some(SharedSettings {
         held_by,
         store,
         realm: realm.into(),
-        cookie: cookie.value.into(),
         rules: rules(context, &section, all.get(store).map_or(64 * 1024, |store| store.most_bytes)),
         inline_bytes: bytes(&section, "inline_bytes"),
         on_store_error: section.word("on_store_error", OnStoreError::from_word).unwrap_or(OnStoreError::Fail),
         clear_site_data: clear_site_data(context, &section),
         tunnel_recheck: section.duration("tunnel_recheck"),
+        login_when: login_when(context, &section),
+        vault: vault(context, &section, &cookie_name),
+        cookie: cookie_name,
+    })
+}
+
+/// Names of cookies that are kept here.
+fn vault(context: &Context<'_>, shared: &Section<'_>, own: &str) -> Vec<Box<str>> {
+    let names = shared.texts("vault");
+    for (at, name) in names.iter().enumerate() {
+        let text = name.value.as_str();
+        let message = if text.is_empty() || !is_token(text) || text.starts_with('$') {
+            format!("\"{text}\" is no name of a cookie")
+        } else if text == own {
+            format!("`{text}` is the proxy's own cookie")
+        } else if names[..at].iter().any(|other| other.value == text) {
+            format!("`{text}` is there twice")
+        } else {
+            continue;
+        };
+        context.error(name.span.clone(), message, None);
+    }
+    names.into_iter().map(|name| name.value.into()).collect()
+}
+
+/// A login that is seen from outside.
+fn login_when(context: &Context<'_>, shared: &Section<'_>) -> Option<LoginWhen> {
+    let section = shared.section("login_when");
+    if !section.is_written() {
+        return None;
+    }
+    let path = section.text("path")?;
+    let normal = crate::routing::normalise(&path.value);
+    if !normal.is_ok_and(|normal| normal == path.value) {
+        context.error(path.span, format!("\"{}\" is no path in its normal form", path.value), None);
+    }
+    let method = section.text("method")?;
+    let parsed = http::Method::from_bytes(method.value.as_bytes());
+    let parsed = parsed.map_err(|_| context.error(method.span, format!("\"{}\" is no method", method.value), None));
+    let cookie_changed = section.text("cookie_changed");
+    if let Some(name) = &cookie_changed
+        && !shared.texts("vault").iter().any(|kept| kept.value == name.value)
+    {
+        let message = format!("`{}` is no cookie of `vault`", name.value);
+        context.error(name.span.clone(), message, "only those are seen to change".to_owned());
+    }
+    Some(LoginWhen {
+        path: path.value.into(),
+        method: parsed.ok()?,
+        status: section.numbers("status"),
+        cookie_changed: cookie_changed.map(|name| name.value.into()),
     })
 }
 
@@ -173,6 +274,8 @@ fn by_application(
         "on_store_error",
         "clear_site_data",
         "tunnel_recheck",
+        "vault",
+        "login_when",
     ];
     for key in ours.into_iter().filter(|key| section.has(key)) {
         let message = format!("`{key}` means nothing with `held_by = \"application\"`: its sessions are not ours");
@@ -193,6 +296,8 @@ fn by_application(
         on_store_error: OnStoreError::Fail,
         clear_site_data: None,
         tunnel_recheck: Duration::from_secs(30),
+        vault: Vec::new(),
+        login_when: None,
     })
 }
 

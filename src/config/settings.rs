@@ -9,20 +9,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
 
 use crate::affinity::StickySettings;
 use crate::balance::Balance;
 use crate::headers::ForwardedBy;
 use crate::health::OutlierSettings;
 use crate::keys::{KeyRing, Token};
-use crate::names::{HeldBy, OnStoreError, RateBy, SessionNeed};
+use crate::names::{Csrf, HeldBy, OnStoreError, RateBy, SessionNeed};
 use crate::pool::{PinRules, RetryBudget, ServerSettings};
 use crate::private::Address;
+use crate::protect::{CookieRules, CsrfRules, Require};
 use crate::rate::Rate;
 use crate::routing::RouteMatch;
 use crate::session::Rules;
+use crate::session::vault::LoginWhen;
 use crate::upstream::TargetSettings;
-use crate::{listener, probe, store, tls};
+use crate::{listener, probe, stateless, store, tls};
 
 /// Everything that one file says.
 pub struct Configuration {
@@ -33,6 +36,7 @@ pub struct Configuration {
     pub routes: Vec<Route>,
     pub stores: Vec<store::Settings>,
     pub session_api: Option<SessionApi>,
+    pub protect: Protect,
     pub pools: Vec<PoolSettings>,
 }
 
@@ -86,6 +90,14 @@ pub struct SessionApi {
     pub tls: Option<tls::Settings>,
 }
 
+/// `[protect]`.
+pub struct Protect {
+    pub csrf: CsrfRules,
+    pub cookies: CookieRules,
+    /// Strict-Transport-Security.
+    pub hsts: Option<HeaderValue>,
+}
+
 /// `[[listener]]`.
 pub struct Listener {
     pub settings: listener::Settings,
@@ -106,7 +118,13 @@ pub struct Route {
     pub sticky: bool,
     pub rate: Option<RouteRate>,
     pub session: SessionNeed,
-    /// Where navigations without a session that need one are sent.
+    /// Overrides `[protect] csrf`.
+    pub csrf: Option<Csrf>,
+    /// The rules for requests from other sites hold for GET too.
+    pub protect_safe: bool,
+    /// Step-up.
+    pub require: Option<Require>,
+    /// Where navigations are sent that need a session, or a step-up.
     pub login_url: Option<Box<str>>,
 }
 
@@ -156,6 +174,8 @@ pub struct PoolSettings {
     pub sticky: Option<StickySettings>,
     /// With `mode = "shared"`.
     pub shared: Option<SharedSettings>,
+    /// With `mode = "stateless"`.
+    pub stateless: Option<StatelessSettings>,
     pub pins: PinRules,
     /// The Host that servers see; none: as the client sent it.
     pub host: Option<HeaderValue>,
@@ -192,6 +212,19 @@ pub struct SharedSettings {
     pub clear_site_data: Option<HeaderValue>,
     /// How often the sessions of open tunnels are looked at.
     pub tunnel_recheck: Duration,
+    /// Cookies of the application that the browser never has.
+    pub vault: Vec<Box<str>>,
+    pub login_when: Option<LoginWhen>,
+}
+
+/// `[pool.stateless]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatelessSettings {
+    pub verify: stateless::Settings,
+    /// By position of the issuer: whose certificates its https `jwks` may show; none: the system's authorities.
+    pub authorities: Vec<Vec<CertificateDer<'static>>>,
+    /// The store at this position keeps the revocations.
+    pub store: Option<usize>,
 }
 
 impl SharedSettings {

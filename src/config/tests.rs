@@ -170,12 +170,12 @@ fn shared_pools_are_checked_as_a_whole() {
         assert_complains(&with(lines), wanted);
     }
     let route = |lines: &str| MINIMAL.replace("pool = \"shop\"", &format!("pool = \"shop\"\n{lines}"));
-    assert_complains(&route("session = \"required\""), "whose sessions the proxy keeps");
+    assert_complains(&route("session = \"required\""), "where the proxy knows who asks");
     assert_complains(&format!("{MINIMAL}[session_api]\naddress = \"unix:api.sock\""), "has no pool to serve");
     assert_complains(&format!("{good}[session_api]\naddress = \"10.0.0.1:9902\""), "spoken in the clear");
     let redis = "[[store]]\nname = \"r\"\nkind = \"redis\"\n";
     assert_complains(&format!("{good}{redis}url = \"redis://127.0.0.1\""), "needs a key ring that they share");
-    assert_complains(&format!("{good}{redis}"), "`kind = \"redis\"` needs `url`");
+    assert_complains(&format!("{good}{redis}"), "`kind = \"redis\"` needs a place");
     assert_complains(&format!("{good}{redis}url = \"redis://:secret@127.0.0.1\""), "password");
     assert_complains(&format!("{good}{redis}near_cache = \"2s\""), "`near_cache` is at most");
     assert_complains(&format!("{good}[[store]]\nname = \"e\"\nurl = \"redis://a\""), "`url` is for `kind = \"redis\"`");
@@ -257,8 +257,11 @@ fn every_key_is_in_the_example() {
                 "route.request_headers",
                 "route.respond",
                 "route.rate",
+                "route.require",
                 "pool.sticky.queue",
                 "store.breaker",
+                "store.sentinel",
+                "pool.shared.login_when",
                 "session_api.tls",
             ]
             .contains(&table.path)

@@ -1,4 +1,5 @@
-//! Who keeps the shop's sessions: this process, in its memory, as most applications do, or the proxy, by its contract.
+//! Who keeps the shop's sessions: this process, in its memory, as most applications do, or the proxy, by its contract. (In a
+//! stateless pool nobody does: see `carried`.)
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -29,7 +30,7 @@ pub struct Session {
 
 impl Session {
     /// Puts something into the cart; whether there was room.
-    fn add(&mut self, item: &str) -> bool {
+    pub fn add(&mut self, item: &str) -> bool {
         self.cart.push(item.to_owned());
         let fits = json!(self.cart).to_string().len() <= MOST_CART_BYTES;
         if !fits {
@@ -50,6 +51,16 @@ pub trait Keeping {
     /// What that means to its user.
     fn meaning(&self) -> &'static str;
 
+    /// What is to be known of the cart besides.
+    fn of_cart(&self) -> &'static str {
+        ""
+    }
+
+    /// What the proxy has told of the user; nothing where it knows of none.
+    fn claims(&self) -> Option<&Value> {
+        None
+    }
+
     /// Counts a visit, and gives what is to be shown.
     fn visit(&self) -> (Session, Fields);
 
@@ -57,7 +68,17 @@ pub trait Keeping {
 
     fn log_in(&self, user: &str) -> Fields;
 
+    /// The user has shown more; nothing where nobody has logged in, or where the proxy would not know.
+    fn step_up(&self) -> Option<Fields> {
+        None
+    }
+
     fn log_out(&self) -> Fields;
+
+    /// The command that ends what a logout leaves; nothing where it leaves nothing.
+    fn revocation(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The sessions in this process's memory.
@@ -169,16 +190,16 @@ pub struct Told {
 impl Told {
     /// None where the proxy keeps no sessions.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let token = headers.get(contract::SESSION)?;
+        let claims = claims(headers)?;
         let nonce = headers.get(contract::REQUEST).and_then(|nonce| nonce.to_str().ok()).unwrap_or_default();
-        Some(Told { nonce: nonce.to_owned(), claims: claims(token).unwrap_or_default() })
+        Some(Told { nonce: nonce.to_owned(), claims })
     }
 
     fn session(&self) -> Session {
         let data = &self.claims["d"];
         let items = data["cart"].as_array().into_iter().flatten();
         Session {
-            user: self.claims["sub"].as_str().map(str::to_owned),
+            user: subject(&self.claims).map(str::to_owned),
             cart: items.filter_map(Value::as_str).map(str::to_owned).collect(),
             visits: data["visits"].as_u64().unwrap_or_default(),
             lost: false,
@@ -204,6 +225,10 @@ impl Keeping for Told {
          with the same session."
     }
 
+    fn claims(&self) -> Option<&Value> {
+        Some(&self.claims)
+    }
+
     fn visit(&self) -> (Session, Fields) {
         let mut session = self.session();
         session.visits += 1;
@@ -226,15 +251,30 @@ impl Keeping for Told {
         self.operation(&format!("login;sub={}", display_string(user)))
     }
 
+    /// As a login, it makes a new session: what was copied of the one before is worth nothing to whoever has it.
+    fn step_up(&self) -> Option<Fields> {
+        subject(&self.claims).map(|_| self.operation("step-up;acr=\"mfa\""))
+    }
+
     fn log_out(&self) -> Fields {
         self.operation("logout")
     }
 }
 
-/// What the proxy says in its token (JWS).
-fn claims(token: &HeaderValue) -> Option<Value> {
+/// What the proxy says of whoever asks; nothing where it knows of no sessions.
+pub fn claims(headers: &HeaderMap) -> Option<Value> {
+    headers.get(contract::SESSION).map(|token| payload(token).unwrap_or_default())
+}
+
+/// The middle one of a token's three parts (JWS).
+fn payload(token: &HeaderValue) -> Option<Value> {
     let payload = token.to_str().ok()?.split('.').nth(1)?;
     serde_json::from_slice(&BASE64URL_NOPAD.decode(payload.as_bytes()).ok()?).ok()
+}
+
+/// Who has logged in.
+pub fn subject(claims: &Value) -> Option<&str> {
+    claims["sub"].as_str()
 }
 
 /// Any text, as it may stand in a structured field (RFC 9651, section 3.3.8).
@@ -287,13 +327,17 @@ mod tests {
         let name = "Zoë \"<3\" 100% \\";
         let login = Turn::Login { subject: name.into(), how: How::default() };
         assert_eq!(read(&nonce, told.log_in(name)).turn, Some(login));
+        let more = Turn::StepUp(How { acr: "mfa".into(), ..How::default() });
+        assert_eq!(read(&nonce, told.step_up().unwrap()).turn, Some(more));
         assert_eq!(read(&nonce, told.log_out()).turn, Some(Turn::Logout));
     }
 
     #[test]
     fn no_session_is_an_empty_one_and_a_cart_gets_full() {
         let nonce = Nonce::new(&mut SystemEntropy);
-        let (session, _) = told(&nonce, &json!({ "st": "none", "ver": 0 })).visit();
+        let nobody = told(&nonce, &json!({ "st": "none", "ver": 0 }));
+        assert!(nobody.step_up().is_none(), "there is no login to step up from");
+        let (session, _) = nobody.visit();
         assert_eq!((session.user, session.visits, session.cart.len(), session.lost), (None, 1, 0, false));
         let full = told(&nonce, &json!({ "ver": 1, "d": { "cart": vec!["Teapot"; 199] } }));
         assert!(full.add("A teapot too many").is_empty());

@@ -1,15 +1,16 @@
 //! One app server of the demo: a small shop. Its users' sessions are in its own memory, as in most applications; but
-//! where the proxy keeps them, it has none.
+//! where the proxy keeps them, or where users carry them along, it has none.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,22 +22,25 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::sessions::{Fields, Keeping, Memory, Own, Session, Told};
+use super::carried::Carried;
+use super::form::Form;
+use super::issuer::{self, Issuer};
+use super::pages;
+use super::sessions::{Fields, Keeping, Memory, Own, Session, Told, subject};
 use crate::tasks;
 
 const MOST_NAME_CHARS: usize = 40;
 const MOST_ITEM_CHARS: usize = 80;
-const MOST_FORM_BYTES: usize = 16 * 1024;
-const PAGE: &str = include_str!("page.html");
-const LOST: &str = "<p id=\"lost\" role=\"alert\">Your session is gone: it was in the memory of the process that \
-                    served you before, and nowhere else.</p>";
+const MOST_CODE_CHARS: usize = 16;
 
 /// Serves one shop until the process is ended.
 pub fn serve(name: &str, port: u16) -> io::Result<()> {
     // Who started us may be killed: then nobody else ends us.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shop = Rc::new(Shop { name: name.to_owned(), memory: RefCell::default() });
+    let directory = std::env::var_os(issuer::DIRECTORY);
+    let issuer = directory.map(|directory| Issuer::read(Path::new(&directory))).transpose()?;
+    let shop = Rc::new(Shop { name: name.to_owned(), memory: RefCell::default(), issuer });
     LocalSet::new().block_on(&executor, async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         loop {
@@ -59,6 +63,8 @@ pub fn serve(name: &str, port: u16) -> io::Result<()> {
 struct Shop {
     name: String,
     memory: RefCell<Memory>,
+    /// None where the server was started by itself: then it has no stateless shop.
+    issuer: Option<Issuer>,
 }
 
 type Reply = Response<Full<Bytes>>;
@@ -66,25 +72,30 @@ type Reply = Response<Full<Bytes>>;
 impl Shop {
     async fn answer(&self, mut request: Request<Incoming>) -> Reply {
         let keeping = self.keeping(request.headers());
-        match (request.method().clone(), request.uri().path()) {
-            (Method::GET, "/healthz") => text(StatusCode::OK, "ok"),
-            (Method::GET, "/ws") => echo(&mut request),
-            (Method::GET, "/") => self.visit(&*keeping, Self::page),
-            (Method::GET, "/api/whoami") => self.visit(&*keeping, Self::whoami),
-            (Method::POST, "/login") => {
-                let user = form_field(request.into_body(), "user", MOST_NAME_CHARS).await;
-                see_home(user.map(|user| keeping.log_in(&user)).unwrap_or_default())
-            }
-            (Method::POST, "/logout") => see_home(keeping.log_out()),
-            (Method::POST, "/cart") => {
-                let item = form_field(request.into_body(), "item", MOST_ITEM_CHARS).await;
-                see_home(item.map(|item| keeping.add(&item)).unwrap_or_default())
-            }
-            _ => text(StatusCode::NOT_FOUND, "There is no such page."),
+        if request.method() == Method::POST {
+            let path = request.uri().path().to_owned();
+            return act(&*keeping, &path, &Form::read(request.into_body()).await);
+        }
+        if request.method() != Method::GET {
+            return no_page();
+        }
+        let query = Form::of_query(request.uri());
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "ok"),
+            "/ws" => echo(&mut request),
+            "/" => self.visit(&*keeping, Self::page),
+            "/api/whoami" => self.visit(&*keeping, Self::whoami),
+            "/login" => html(StatusCode::OK, pages::login(&query.way_back())),
+            "/step-up" => ask_for_more(&*keeping, &query.way_back(), false),
+            "/payout" => keeping.claims().map_or_else(no_page, |claims| html(StatusCode::OK, pages::payout(claims))),
+            _ => no_page(),
         }
     }
 
     fn keeping(&self, headers: &HeaderMap) -> Box<dyn Keeping + '_> {
+        if let Some(issuer) = self.issuer.as_ref().filter(|_| is_for_stateless(headers)) {
+            return Box::new(Carried::of(issuer, headers));
+        }
         match Told::of(headers) {
             Some(told) => Box::new(told),
             None => Box::new(Own::of(&self.memory, headers)),
@@ -106,32 +117,52 @@ impl Shop {
     }
 
     fn page(&self, keeping: &dyn Keeping, session: &Session) -> Reply {
-        let account = match &session.user {
-            Some(user) => format!(
-                "<p>Logged in as <strong id=\"user\">{}</strong>.</p>\
-                 <form method=\"post\" action=\"/logout\"><button>Log out</button></form>",
-                escape(user)
-            ),
-            None => "<form method=\"post\" action=\"/login\"><label>Your name <input name=\"user\" required maxlength=\"40\">\
-                     </label> <button id=\"login\">Log in</button></form>"
-                .to_owned(),
-        };
-        let cart = session.cart.iter().map(|item| format!("<li>{}</li>", escape(item))).collect::<String>();
-        let cart = if cart.is_empty() {
-            "<p>The cart is empty.</p>".to_owned()
-        } else {
-            format!("<ul id=\"cart\">{cart}</ul>")
-        };
-        let page = PAGE
-            .replace("{{server}}", &escape(&self.name))
-            .replace("{{pid}}", &std::process::id().to_string())
-            .replace("{{visits}}", &session.visits.to_string())
-            .replace("{{mode}}", keeping.place())
-            .replace("{{meaning}}", keeping.meaning())
-            .replace("{{lost}}", if session.lost { LOST } else { "" })
-            .replace("{{account}}", &account)
-            .replace("{{cart}}", &cart);
-        reply(StatusCode::OK, "text/html; charset=utf-8", page)
+        html(StatusCode::OK, pages::home(&self.name, keeping, session))
+    }
+}
+
+/// Which shop is asked for: the proxy passes Host on as the client sent it. It is also all that there is to tell by on
+/// the route whose tokens the proxy does not look at.
+fn is_for_stateless(headers: &HeaderMap) -> bool {
+    headers.get(header::HOST).is_some_and(|host| host.as_bytes().starts_with(b"stateless."))
+}
+
+/// What a form asks for.
+fn act(keeping: &dyn Keeping, path: &str, form: &Form) -> Reply {
+    match path {
+        "/login" => {
+            let fields = form.field("user", MOST_NAME_CHARS).map(|user| keeping.log_in(&user));
+            see_other(&form.way_back(), fields.unwrap_or_default())
+        }
+        "/logout" => match keeping.revocation() {
+            Some(revocation) => with_fields(html(StatusCode::OK, pages::logged_out(&revocation)), keeping.log_out()),
+            None => see_other("/", keeping.log_out()),
+        },
+        "/cart" => {
+            let fields = form.field("item", MOST_ITEM_CHARS).map(|item| keeping.add(&item));
+            see_other("/", fields.unwrap_or_default())
+        }
+        "/step-up" => step_up(keeping, form),
+        _ => no_page(),
+    }
+}
+
+fn step_up(keeping: &dyn Keeping, form: &Form) -> Reply {
+    let back = form.way_back();
+    let is_right = form.field("code", MOST_CODE_CHARS).is_some_and(|code| code == pages::CODE);
+    match keeping.step_up().filter(|_| is_right) {
+        Some(fields) => see_other(&back, fields),
+        None => ask_for_more(keeping, &back, !is_right),
+    }
+}
+
+/// The page that asks for a code, once it is known whose; where the proxy knows of no users there is none.
+fn ask_for_more(keeping: &dyn Keeping, back: &str, was_wrong: bool) -> Reply {
+    let status = if was_wrong { StatusCode::FORBIDDEN } else { StatusCode::OK };
+    match keeping.claims().map(subject) {
+        Some(Some(user)) => html(status, pages::step_up(user, back, was_wrong)),
+        Some(None) => html(StatusCode::FORBIDDEN, pages::login_first(back)),
+        None => no_page(),
     }
 }
 
@@ -147,9 +178,18 @@ fn text(status: StatusCode, body: &'static str) -> Reply {
     reply(status, "text/plain; charset=utf-8", body)
 }
 
-fn see_home(fields: Fields) -> Reply {
+fn html(status: StatusCode, page: String) -> Reply {
+    reply(status, "text/html; charset=utf-8", page)
+}
+
+fn no_page() -> Reply {
+    text(StatusCode::NOT_FOUND, "There is no such page.")
+}
+
+fn see_other(place: &str, fields: Fields) -> Reply {
     let mut reply = text(StatusCode::SEE_OTHER, "");
-    reply.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/"));
+    let location = HeaderValue::try_from(place).unwrap_or(HeaderValue::from_static("/"));
+    reply.headers_mut().insert(header::LOCATION, location);
     with_fields(reply, fields)
 }
 
@@ -160,19 +200,6 @@ fn with_fields(mut reply: Reply, fields: Fields) -> Reply {
         }
     }
     reply
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// One field of a form, cut to so many characters; an empty one is none, and a form that is too large has none.
-async fn form_field(body: Incoming, wanted: &str, most_chars: usize) -> Option<String> {
-    let bytes = Limited::new(body, MOST_FORM_BYTES).collect().await.ok()?.to_bytes();
-    let text = std::str::from_utf8(&bytes).ok()?;
-    let value = text.split('&').find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == wanted))?.1;
-    let decoded = percent_encoding::percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned();
-    Some(decoded.trim().chars().take(most_chars).collect()).filter(|text: &String| !text.is_empty())
 }
 
 /// Sends every WebSocket message back.

@@ -23,7 +23,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use crate::names::{
-    CodeClass, Decision, HeaderReason, Limit, Outcome, RateBy, SessionEvent, StoreFault, StoreOp, Verdict,
+    CodeClass, CookieDeed, CookieFault, CsrfReason, Decision, HeaderReason, Limit, Outcome, RateBy, SessionEvent,
+    StepUpReason, StoreFault, StoreOp, TokenReason, Verdict,
 };
 
 /// Exchanges by class of status, and how long they took.
@@ -171,6 +172,10 @@ struct ProxyCells {
     limits: [Cell; Limit::ALL.len()],
     headers: [[Cell; HeaderReason::ALL.len()]; Decision::ALL.len()],
     rates: [Cell; RateBy::ALL.len()],
+    forged: [[Cell; CsrfReason::ALL.len()]; Decision::ALL.len()],
+    cookies: [[Cell; CookieFault::ALL.len()]; CookieDeed::ALL.len()],
+    tokens: [Cell; TokenReason::ALL.len()],
+    step_ups: [Cell; StepUpReason::ALL.len()],
 }
 
 /// All counters of the process.
@@ -270,6 +275,26 @@ impl Metrics {
     /// Counts a request that came too soon.
     pub fn rate_exceeded(&self, worker: WorkerId, by: RateBy) {
         self.proxy.of(worker).rates[by.index()].add(1);
+    }
+
+    /// Counts a request that another site may have forged.
+    pub fn forged(&self, worker: WorkerId, decision: Decision, reason: CsrfReason) {
+        self.proxy.of(worker).forged[decision.index()][reason.index()].add(1);
+    }
+
+    /// Counts what was wrong with a cookie.
+    pub fn cookie_fault(&self, worker: WorkerId, deed: CookieDeed, fault: CookieFault) {
+        self.proxy.of(worker).cookies[deed.index()][fault.index()].add(1);
+    }
+
+    /// Counts a token that does not count.
+    pub fn token_refused(&self, worker: WorkerId, reason: TokenReason) {
+        self.proxy.of(worker).tokens[reason.index()].add(1);
+    }
+
+    /// Counts a request of somebody who has to show more of who they are.
+    pub fn step_up(&self, worker: WorkerId, reason: StepUpReason) {
+        self.proxy.of(worker).step_ups[reason.index()].add(1);
     }
 
     /// Counts a request to the admin surface that has not shown its token.
@@ -434,34 +459,53 @@ impl Metrics {
         vec![open, accepted, handshakes]
     }
 
+    fn protect_family(&self) -> Family {
+        let mut protect =
+            Family::counter("steadfast_protect_total", "What the edge enforced, by rule, decision and reason.");
+        let mut put = |rule: &str, decision: &str, reason: &str, of: &dyn Fn(&ProxyCells) -> u64| {
+            let count = self.proxy.sum(of);
+            if count > 0 {
+                protect.value(&[("rule", rule), ("decision", decision), ("reason", reason)], count as f64);
+            }
+        };
+        for decision in Decision::ALL {
+            let at = decision.index();
+            for reason in HeaderReason::ALL {
+                put("header", decision.as_str(), reason.as_str(), &|cells| cells.headers[at][reason.index()].get());
+            }
+            for reason in CsrfReason::ALL {
+                put("csrf", decision.as_str(), reason.as_str(), &|cells| cells.forged[at][reason.index()].get());
+            }
+        }
+        for deed in CookieDeed::ALL {
+            for fault in CookieFault::ALL {
+                let of = |cells: &ProxyCells| cells.cookies[deed.index()][fault.index()].get();
+                put("cookie", deed.as_str(), fault.as_str(), &of);
+            }
+        }
+        let rejected = Decision::Rejected.as_str();
+        for by in RateBy::ALL {
+            put("rate", rejected, by.as_str(), &|cells| cells.rates[by.index()].get());
+        }
+        for reason in TokenReason::ALL {
+            put("jwt", rejected, reason.as_str(), &|cells| cells.tokens[reason.index()].get());
+        }
+        for reason in StepUpReason::ALL {
+            put("step_up", rejected, reason.as_str(), &|cells| cells.step_ups[reason.index()].get());
+        }
+        let refused = self.entries_refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            let labels = [("rule", "admin"), ("decision", rejected), ("reason", "token")];
+            protect.value(&labels, refused as f64);
+        }
+        protect
+    }
+
     fn proxy_families(&self) -> Vec<Family> {
         let mut limits = Family::counter("steadfast_limit_reached_total", "How often a bound was reached.");
         for limit in Limit::ALL {
             let count = self.proxy.sum(|cells| cells.limits[limit.index()].get());
             limits.value(&[("limit", limit.as_str())], count as f64);
-        }
-        let mut protect =
-            Family::counter("steadfast_protect_total", "What the edge enforced, by rule, decision and reason.");
-        for decision in Decision::ALL {
-            for reason in HeaderReason::ALL {
-                let count = self.proxy.sum(|cells| cells.headers[decision.index()][reason.index()].get());
-                if count > 0 {
-                    let labels = [("rule", "header"), ("decision", decision.as_str()), ("reason", reason.as_str())];
-                    protect.value(&labels, count as f64);
-                }
-            }
-        }
-        for by in RateBy::ALL {
-            let count = self.proxy.sum(|cells| cells.rates[by.index()].get());
-            if count > 0 {
-                let labels = [("rule", "rate"), ("decision", Decision::Rejected.as_str()), ("reason", by.as_str())];
-                protect.value(&labels, count as f64);
-            }
-        }
-        let refused = self.entries_refused.load(Ordering::Relaxed);
-        if refused > 0 {
-            let labels = [("rule", "admin"), ("decision", Decision::Rejected.as_str()), ("reason", "token")];
-            protect.value(&labels, refused as f64);
         }
         let mut reloads = Family::counter("steadfast_reload_total", "Reloads of the configuration, by result.");
         for (at, result) in ["failure", "success"].iter().enumerate() {
@@ -474,7 +518,7 @@ impl Metrics {
         last.value(&[], self.last_reload.load(Ordering::Relaxed) as f64);
         let mut build = Family::gauge("steadfast_build_info", "1, with the version as a label.");
         build.value(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-        vec![limits, protect, reloads, last, build]
+        vec![limits, self.protect_family(), reloads, last, build]
     }
 }
 

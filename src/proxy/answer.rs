@@ -9,12 +9,12 @@ use http_body::Body as _;
 use super::attempt::Attempted;
 use super::error::{Error, Kind};
 use super::exchange::{Exchange, ReplyBody};
-use super::session::Visit;
-use super::{Worker, reply};
+use super::session::{self, Visit};
+use super::{Worker, protect, reply};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
 use crate::config::Route;
-use crate::headers::{self, SharedCaching};
+use crate::headers::{self, Origin, SharedCaching};
 use crate::names::{LongLivedKind, MovedWhy, Verdict};
 use crate::runtime::PoolEntry;
 use crate::tasks;
@@ -41,11 +41,12 @@ pub(super) async fn from_server(
     entry: &PoolEntry,
     recalled: &Recalled,
     visit: Option<&Visit>,
-    https: bool,
+    origin: &Origin,
     attempted: Attempted,
 ) -> Answer {
     let Attempted { mut response, wants_upgrade, server } = attempted;
-    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let status = response.status();
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     if switching && !wants_upgrade {
         return Answer::Error(Error::because(Kind::BadResponse, &"it switched protocols without being asked"));
     }
@@ -53,8 +54,14 @@ pub(super) async fn from_server(
     // What the server speaks is between it and us.
     *response.version_mut() = Version::HTTP_11;
     let concluded = match visit {
-        None => None,
-        Some(visit) => match visit.conclude(exchange, response.headers()).await {
+        None => {
+            // A route without sessions is none for their cookies either.
+            if let Some(pool) = &entry.shared {
+                session::take_from_response(&pool.settings, response.headers_mut(), 0, "/");
+            }
+            None
+        }
+        Some(visit) => match visit.conclude(exchange, status, response.headers_mut()).await {
             Ok(concluded) => Some(concluded),
             Err(error) => return Answer::Error(error),
         },
@@ -62,8 +69,11 @@ pub(super) async fn from_server(
     let headers = response.headers_mut();
     headers::remove_hop_by_hop(headers);
     headers::remove_reserved(headers);
+    if let Some(snapshot) = exchange.snapshot() {
+        protect::clean_cookies(worker, snapshot, origin, headers);
+    }
     route.response_headers.apply(headers);
-    add_pin(worker, exchange, entry, recalled, https, server, headers);
+    add_pin(worker, exchange, entry, recalled, origin.https, server, headers);
     if let Some(mut concluded) = concluded {
         exchange.watch = concluded.watch.take();
         concluded.write(headers);

@@ -368,13 +368,18 @@ fn refused(error: ConnectError) -> Failure {
 }
 
 fn client_failed(fault: BodyFault) -> Failure {
+    Failure { error: error_of(fault), outcome: Outcome::ClientLeft, next: Next::Nothing }
+}
+
+/// What a fault of the client's body is to the exchange.
+pub(super) fn error_of(fault: BodyFault) -> Error {
     let kind = match fault {
         BodyFault::TooLarge => Kind::BodyTooLarge,
         BodyFault::Malformed => Kind::BodyMalformed,
         BodyFault::Gone => Kind::ClientGone,
         BodyFault::Stalled => Kind::BodyStalled,
     };
-    Failure { error: Error::because(kind, &fault), outcome: Outcome::ClientLeft, next: Next::Nothing }
+    Error::because(kind, &fault)
 }
 
 /// A gRPC stream may be silent for as long as it likes.

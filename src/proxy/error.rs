@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, StatusCode};
 
-use crate::names::{HeaderReason, words};
+use crate::names::{CsrfReason, HeaderReason, StepUpReason, TokenReason, words};
 
 words! {
     /// Which side an error is the fault of.
@@ -42,6 +42,14 @@ pub(super) enum Kind {
     TwoSessions,
     /// The route is for those who have logged in.
     LoginRequired,
+    /// Another site has sent the request.
+    Csrf(CsrfReason),
+    /// The route is for those who have shown more of who they are, or more recently.
+    StepUp(StepUpReason),
+    /// The token does not count.
+    Token(TokenReason),
+    /// Tokens cannot be checked now: there are no keys, or nobody can tell what is revoked.
+    TokensUnchecked,
     /// The session has changed or ended meanwhile. `ran`: a server has run an unsafe request.
     SessionConflict {
         ran: bool,
@@ -62,15 +70,17 @@ pub(super) struct Error {
     pub(super) detail: Option<String>,
     /// A Set-Cookie line that goes out with it.
     pub(super) cookie: Option<HeaderValue>,
+    /// What would be needed: WWW-Authenticate.
+    pub(super) challenge: Option<HeaderValue>,
 }
 
 impl Error {
     pub(super) const fn new(kind: Kind) -> Self {
-        Error { kind, detail: None, cookie: None }
+        Error { kind, detail: None, cookie: None, challenge: None }
     }
 
     pub(super) fn because(kind: Kind, why: &dyn std::fmt::Display) -> Self {
-        Error { kind, detail: Some(why.to_string()), cookie: None }
+        Error { kind, detail: Some(why.to_string()), cookie: None, challenge: None }
     }
 }
 
@@ -84,11 +94,15 @@ impl Kind {
             | Kind::BodyStalled
             | Kind::ClientGone
             | Kind::TwoSessions
+            | Kind::Csrf(_)
+            | Kind::StepUp(_)
+            | Kind::Token(_)
             | Kind::LoginRequired => Side::Downstream,
             Kind::NoRoute
             | Kind::NoServer
             | Kind::RateExceeded { .. }
             | Kind::SessionConflict { .. }
+            | Kind::TokensUnchecked
             | Kind::SessionStore { .. } => Side::Local,
             Kind::ConnectFailed
             | Kind::ConnectTimedOut
@@ -104,14 +118,16 @@ impl Kind {
             Kind::Head(HeaderReason::TransferCoding | HeaderReason::Method) => StatusCode::NOT_IMPLEMENTED,
             Kind::Head(HeaderReason::Misdirected) => StatusCode::MISDIRECTED_REQUEST,
             Kind::Head(_) | Kind::BodyMalformed | Kind::ClientGone | Kind::TwoSessions => StatusCode::BAD_REQUEST,
-            Kind::LoginRequired => StatusCode::UNAUTHORIZED,
+            Kind::Token(TokenReason::TwoCarriers) => StatusCode::BAD_REQUEST,
+            Kind::LoginRequired | Kind::StepUp(_) | Kind::Token(_) => StatusCode::UNAUTHORIZED,
+            Kind::Csrf(_) => StatusCode::FORBIDDEN,
             Kind::SessionConflict { .. } => StatusCode::CONFLICT,
             Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::NoRoute => StatusCode::NOT_FOUND,
             Kind::RateExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::BodyStalled => StatusCode::REQUEST_TIMEOUT,
-            Kind::NoServer | Kind::SessionStore { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::NoServer | Kind::SessionStore { .. } | Kind::TokensUnchecked => StatusCode::SERVICE_UNAVAILABLE,
             Kind::ConnectFailed | Kind::Broken | Kind::BadResponse | Kind::BadDirective => StatusCode::BAD_GATEWAY,
             Kind::ConnectTimedOut | Kind::FirstByteTimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -142,6 +158,18 @@ impl Kind {
             Kind::BadResponse => "The server's answer could not be understood.",
             Kind::TwoSessions => "The request has two session cookies, and it cannot be told which one is meant.",
             Kind::LoginRequired => "This is for those who have logged in.",
+            Kind::Csrf(CsrfReason::TokenMissing | CsrfReason::TokenWrong) => {
+                "The request lacks the token that shows which site it comes from. Please load the page again."
+            }
+            Kind::Csrf(_) => "The request comes from another site, which is not allowed here.",
+            Kind::StepUp(StepUpReason::Age) => "Please show again who you are: it was too long ago for this.",
+            Kind::StepUp(_) => "This asks for a stronger proof of who you are.",
+            Kind::Token(TokenReason::Expired) => "The token has expired.",
+            Kind::Token(TokenReason::TwoCarriers) => {
+                "The request has two tokens, and it cannot be told which one is meant."
+            }
+            Kind::Token(_) => "The token does not count here.",
+            Kind::TokensUnchecked => "Tokens cannot be checked now. Please try again shortly.",
             Kind::SessionConflict { .. } => "The session was changed or ended while the request was on its way.",
             Kind::SessionStore { .. } => "Sessions cannot be read or written now. Please try again shortly.",
             Kind::BadDirective => "The server's answer about the session could not be followed.",
@@ -167,9 +195,24 @@ impl Kind {
             Kind::BadResponse => "bad_response",
             Kind::TwoSessions => "two_sessions",
             Kind::LoginRequired => "login_required",
+            Kind::Csrf(_) => "csrf",
+            Kind::StepUp(_) => "step_up_required",
+            Kind::Token(TokenReason::TwoCarriers) => "two_tokens",
+            Kind::Token(TokenReason::Expired) => "token_expired",
+            Kind::Token(_) => "token_invalid",
+            Kind::TokensUnchecked => "tokens_unchecked",
             Kind::SessionConflict { .. } => "session_conflict",
             Kind::SessionStore { .. } => "session_store",
             Kind::BadDirective => "bad_directive",
+        }
+    }
+
+    /// Which of several reasons it was, where that helps the honest and tells others nothing.
+    pub(super) const fn reason(self) -> Option<&'static str> {
+        match self {
+            Kind::Csrf(reason) => Some(reason.as_str()),
+            Kind::StepUp(reason) => Some(reason.as_str()),
+            _ => None,
         }
     }
 
@@ -177,7 +220,7 @@ impl Kind {
     pub(super) const fn retry_after(self) -> Option<u32> {
         match self {
             // Whoever sends an unsafe request again might have it done twice.
-            Kind::NoServer | Kind::SessionStore { ran: false } => Some(1),
+            Kind::NoServer | Kind::SessionStore { ran: false } | Kind::TokensUnchecked => Some(1),
             Kind::RateExceeded { retry_after } => Some(retry_after),
             _ => None,
         }

@@ -64,6 +64,8 @@ pub(super) struct Exchange {
     /// Its session, for what lasts longer than the answer.
     pub(super) watch: Option<Watch>,
     error: Option<&'static str>,
+    /// Strict-Transport-Security, where browsers are told.
+    pub(super) hsts: Option<HeaderValue>,
     log: Option<Box<LogFacts>>,
 }
 
@@ -136,6 +138,7 @@ impl Exchange {
             session: None,
             watch: None,
             error: None,
+            hsts: None,
             log,
             downstream,
         })

@@ -16,8 +16,11 @@ mod error;
 mod exchange;
 mod identify;
 mod long_lived;
+mod protect;
 mod reply;
 mod session;
+mod stateless;
+mod visitor;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -35,6 +38,7 @@ use exchange::Exchange;
 pub use exchange::ReplyBody;
 use identify::Identity;
 use long_lived::LongLived;
+use visitor::{Entry, Shows};
 
 use crate::affinity::{Asked, Recalled};
 use crate::clock::{Clock, Moment, Ticker};
@@ -43,6 +47,7 @@ use crate::headers::{self, UnsafeNames};
 use crate::listener::{Downstream, Handler};
 use crate::metrics::{NO_POOL, PoolMetrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit, NoneWhy, RateBy, Verdict};
+use crate::protect::is_never_for_servers;
 use crate::routing;
 use crate::runtime::{PoolEntry, Runtime, Snapshot};
 use crate::session::Sid;
@@ -66,6 +71,7 @@ pub struct Worker {
     logs: Option<Arc<AccessLogs>>,
     long_lived: Rc<LongLived>,
     sessions: session::Sessions,
+    guests: stateless::Tokens,
     /// How many ended sessions this worker has heard of.
     ended_seen: Cell<u64>,
 }
@@ -95,13 +101,16 @@ impl Proxy {
             logs,
             long_lived,
             sessions: session::Sessions::default(),
+            guests: stateless::Tokens::default(),
             ended_seen: Cell::new(0),
         }))
     }
 
     /// Ends the tunnels and event streams of servers whose drain has had its time. To be called about once a second.
     pub fn sweep(&self, now: Moment) {
-        self.0.sessions.keep_to(&self.0.snapshot());
+        let snapshot = self.0.snapshot();
+        self.0.sessions.keep_to(&snapshot);
+        self.0.guests.keep_to(&snapshot);
         self.0.long_lived.sweep(now);
     }
 
@@ -157,22 +166,30 @@ impl Worker {
         let (parts, incoming) = request.into_parts();
         let snapshot = self.snapshot();
         let mut exchange = Exchange::begin(Rc::clone(&self), Rc::clone(&snapshot), downstream, &parts, Clock::now());
-        match self.serve(&mut exchange, &snapshot, parts, incoming).await {
+        let served = self.serve(&mut exchange, &snapshot, parts, incoming).await;
+        let hsts = exchange.hsts.take();
+        let mut response = match served {
             Ok(answer) => answer::release(answer, exchange),
             Err(error) => reply::refusal(error, exchange),
+        };
+        if let Some(hsts) = hsts {
+            // A server that says something else of itself is right.
+            response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(hsts);
         }
+        response
     }
 
     async fn serve(
         self: &Rc<Self>,
         exchange: &mut Exchange,
         snapshot: &Rc<Arc<Snapshot>>,
-        parts: Parts,
+        mut parts: Parts,
         incoming: Incoming,
     ) -> Result<answer::Answer, Error> {
         let identity = identify::identify(snapshot, &exchange.downstream, &parts, &mut self.random.borrow_mut());
         let identity = identity.map_err(|reason| self.refuse(reason))?;
         exchange.identified(&identity);
+        exchange.hsts = protect::hsts(snapshot, &identity.hop.origin, exchange.downstream.tls.as_ref());
         if parts.method == Method::CONNECT {
             return Err(self.refuse(HeaderReason::Method));
         }
@@ -195,27 +212,19 @@ impl Worker {
         if let Some(cookie) = &entry.counted_cookie {
             session::count_only(exchange, cookie, &parts);
         }
-        let kept = session::is_kept(entry, route);
-        let coming = kept.map(|pool| (session::Coming::of(&pool.settings, &parts, &identity), pool));
-        // As the client asked for it: where it is to go on after a login.
-        let asked = route.login_url.is_some().then(|| parts.uri.clone());
-        let admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
-        let visit = match coming {
-            None => None,
-            Some((coming, pool)) => {
-                match session::enter(self, exchange, snapshot, route, (at, pool), coming, asked).await? {
-                    session::Entry::Goes(visit) => Some(visit),
-                    session::Entry::ToLogin(reply) => return Ok(answer::Answer::Local(reply)),
-                }
-            }
+        let shows = Shows::of(self, exchange, snapshot, route, entry, &identity, &path, &mut parts)?;
+        let mut admitted = self.admit(exchange, snapshot, route, entry, &identity, &path, parts, incoming)?;
+        let visitor = match shows.enter(self, exchange, snapshot, route, (at, entry), &path, &mut admitted).await? {
+            Entry::Goes(visitor) => visitor,
+            Entry::Elsewhere(reply) => return Ok(answer::Answer::Local(reply)),
         };
-        let visit = visit.as_ref();
+        let visit = visitor.visit();
         let attempted = attempt::run(self, exchange, entry, &recalled, visit, https, admitted).await;
         let attempted = match (attempted, visit) {
             (Err(error), Some(visit)) => return Err(Box::pin(visit.give_up(error)).await),
             (attempted, _) => attempted?,
         };
-        Ok(answer::from_server(self, exchange, route, entry, &recalled, visit, https, attempted).await)
+        Ok(answer::from_server(self, exchange, route, entry, &recalled, visit, &identity.hop.origin, attempted).await)
     }
 
     /// Counts a request whose head is refused.
@@ -382,7 +391,7 @@ fn prepare_head(
     let headers = &mut parts.headers;
     headers::remove_hop_by_hop(headers);
     headers::remove_not_for_servers(headers);
-    match headers::rewritten_cookies(headers, |name| snapshot.is_our_cookie(name)) {
+    match headers::rewritten_cookies(headers, |name| is_never_for_servers(name) || snapshot.is_our_cookie(name)) {
         Some(Some(line)) => drop(headers.insert(header::COOKIE, line)),
         Some(None) => drop(headers.remove(header::COOKIE)),
         None => {}

@@ -8,6 +8,7 @@ use super::error::{Error, Kind};
 use super::exchange::{Exchange, ReplyBody};
 use super::identify::Identity;
 use crate::config::HeaderChanges;
+use crate::protect::is_local_path;
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -41,8 +42,8 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
     if let Some(cookie) = error.cookie {
         headers.append(header::SET_COOKIE, cookie);
     }
-    if kind == Kind::LoginRequired {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Cookie realm=\"session\""));
+    if let Some(challenge) = error.challenge {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     if kind.framing_is_in_doubt() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -56,6 +57,9 @@ fn problem(status: StatusCode, kind: Kind) -> String {
         "type": format!("urn:steadfast:error:{}", kind.as_str()),
         "title": title, "status": status.as_u16(), "detail": kind.sentence(),
     });
+    if let Some(reason) = kind.reason() {
+        problem["reason"] = reason.into();
+    }
     if kind.has_run() {
         problem["applied"] = "unknown".into();
     }
@@ -93,11 +97,10 @@ pub(super) fn redirect_to_https(identity: &Identity, port: u16, uri: &Uri) -> Re
 }
 
 /// To the page where one logs in, which is told where to go on: a path of this host, and nothing else.
-pub(super) fn to_login(login: &str, uri: &Uri) -> Response<Bytes> {
-    let back = uri.path_and_query().map_or("/", |target| target.as_str());
+pub(super) fn to_login(login: &str, asked: &str) -> Response<Bytes> {
     // `//host` and its like would lead elsewhere.
-    let back = format!("/{}", back.trim_start_matches(['/', '\\']));
-    let back = percent_encoding::utf8_percent_encode(&back, percent_encoding::NON_ALPHANUMERIC);
+    let back = if is_local_path(asked) { asked } else { "/" };
+    let back = percent_encoding::utf8_percent_encode(back, percent_encoding::NON_ALPHANUMERIC);
     let mark = if login.contains('?') { '&' } else { '?' };
     let mut response = fixed(StatusCode::SEE_OTHER, Bytes::new(), &HeaderChanges::default());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -8,25 +8,27 @@ use std::sync::Arc;
 use cookie::{Cookie, SameSite};
 use foldhash::HashMap;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::error::{Error, Kind};
 use super::exchange::Exchange;
 use super::identify::Identity;
-use super::{Worker, reply};
+use super::stateless::Guest;
+use super::{Worker, protect};
 use crate::clock::Clock;
 use crate::config::{Route, SharedSettings};
-use crate::headers;
+use crate::headers::{self, SharedCaching};
 use crate::keys::SystemEntropy;
 use crate::metrics::PoolMetrics;
-use crate::names::{HeldBy, OnStoreError, SessionEvent, SessionNeed};
-use crate::runtime::{LiveAttempt, PoolEntry, SharedPool, Snapshot};
+use crate::names::{CookieDeed, CookieFault, HeldBy, OnStoreError, SessionEvent, SessionNeed};
+use crate::runtime::{LiveAttempt, PoolEntry, SharedPool, Snapshot, StatelessPool};
 use crate::session::contract::{self, Nonce, Said};
 use crate::session::store::StoreError;
 use crate::session::token::{Parties, REUSED_FOR, Signer, TokenKeys};
+use crate::session::vault::{self, Jar};
 use crate::session::{
-    self, Absence, Committed, Committer, CookieDecision, Directives, Lately, Recall, Refusal, Session, SessionCookie,
-    Sid, Turn,
+    self, Absence, Committed, Committer, CookieDecision, Directives, How, Lately, Recall, Refusal, Session,
+    SessionCookie, Sid, Turn,
 };
 use crate::store::{Client, Store};
 use crate::tasks;
@@ -49,6 +51,8 @@ pub(super) struct Visit {
     is_safe: bool,
     /// What its servers are told.
     pub(super) token: HeaderValue,
+    /// What the browser asked for: method and path.
+    asked: (Method, Box<str>),
     live: RefCell<Option<Arc<LiveAttempt>>>,
     nonce: RefCell<Option<Nonce>>,
 }
@@ -111,21 +115,60 @@ impl Sessions {
         (at, pool): (usize, &SharedPool),
         found: Option<&Session>,
         degraded: bool,
+        return_to: Option<&str>,
         now: u64,
     ) -> HeaderValue {
-        self.sign_as_of_today(snapshot, now);
         let key = (at, found.map(|session| (session.lineage.sid, session.lineage.version)));
+        let parties = Parties {
+            issuer: ISSUER,
+            audience: &pool.audience,
+            api: snapshot.session_api.as_ref().map(|api| &*api.advertise),
+            inline_bytes: pool.settings.inline_bytes,
+            return_to,
+        };
+        let session = found.map(|session| (&*pool.realm, session));
+        let sign = |signer: &Signer| signer.sign(&parties, session, degraded, now, &mut SystemEntropy);
+        self.signed(snapshot, Some(key).filter(|_| !degraded && return_to.is_none()), now, sign)
+    }
+
+    /// The same for somebody whose own token counts, or for nobody.
+    pub(super) fn guest_token(
+        &self,
+        snapshot: &Snapshot,
+        (at, pool): (usize, &StatelessPool),
+        guest: Option<&Guest>,
+        return_to: Option<&str>,
+        now: u64,
+    ) -> HeaderValue {
+        let parties = Parties { issuer: ISSUER, audience: &pool.audience, api: None, inline_bytes: 0, return_to };
+        let key = (at, guest.map(|guest| (guest.name(), 0)));
+        self.signed(snapshot, Some(key).filter(|_| return_to.is_none()), now, |signer| match guest {
+            Some(guest) => signer.sign_bearer(&parties, &guest.bearer(), now, &mut SystemEntropy),
+            None => signer.sign(&parties, None, false, now, &mut SystemEntropy),
+        })
+    }
+
+    /// A token that was signed a moment ago, or a new one; what has no key is not kept.
+    fn signed(
+        &self,
+        snapshot: &Snapshot,
+        key: Option<TokenOf>,
+        now: u64,
+        sign: impl FnOnce(&Signer) -> String,
+    ) -> HeaderValue {
+        self.sign_as_of_today(snapshot, now);
         let mut tokens = self.tokens.borrow_mut();
-        if let Some((token, made)) = tokens.get(&key).filter(|_| !degraded)
-            && now < made + REUSED_FOR
-        {
+        let known = key.and_then(|key| tokens.get(&key));
+        if let Some((token, _)) = known.filter(|(_, made)| now < made + REUSED_FOR) {
             return token.clone();
         }
-        let token = self.sign(snapshot, pool, found, degraded, now);
+        let token = self.signer.borrow().as_ref().map(|(_, signer)| sign(signer));
+        let token = token.and_then(|token| HeaderValue::try_from(token).ok());
+        let token = token.unwrap_or_else(|| HeaderValue::from_static(""));
         if tokens.len() >= MOST_TOKENS {
             tokens.retain(|_, (_, made)| now < *made + REUSED_FOR);
         }
-        if tokens.len() < MOST_TOKENS && !degraded {
+        if let Some(key) = key.filter(|_| tokens.len() < MOST_TOKENS) {
             tokens.insert(key, (token.clone(), now));
         }
         token
@@ -143,27 +186,6 @@ impl Sessions {
             self.pools.borrow_mut().clear();
         }
     }
-
-    fn sign(
-        &self,
-        snapshot: &Snapshot,
-        pool: &SharedPool,
-        found: Option<&Session>,
-        degraded: bool,
-        now: u64,
-    ) -> HeaderValue {
-        let parties = Parties {
-            issuer: ISSUER,
-            audience: &pool.audience,
-            api: snapshot.session_api.as_ref().map(|api| &*api.advertise),
-            inline_bytes: pool.settings.inline_bytes,
-        };
-        let session = found.map(|session| (&*pool.realm, session));
-        let signer = self.signer.borrow();
-        let token =
-            signer.as_ref().map(|(_, signer)| signer.sign(&parties, session, degraded, now, &mut SystemEntropy));
-        token.and_then(|token| HeaderValue::try_from(token).ok()).unwrap_or_else(|| HeaderValue::from_static(""))
-    }
 }
 
 const ISSUER: &str = "steadfast";
@@ -175,22 +197,25 @@ pub(super) struct Coming {
     is_safe: bool,
     may_set_cookie: bool,
     https: bool,
+    asked: (Method, Box<str>),
+    /// Where somebody who logs in goes on.
+    return_to: Option<String>,
 }
 
 impl Coming {
-    pub(super) fn of(settings: &SharedSettings, parts: &Parts, identity: &Identity) -> Self {
-        let mode = parts.headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
-        let is_page = mode.map_or_else(|| reply::wants_html(&parts.headers), |mode| mode == b"navigate");
+    pub(super) fn of(settings: &SharedSettings, parts: &Parts, path: &str, identity: &Identity) -> Self {
         let origin = &identity.hop.origin;
         // Over plain http a cookie could be read and planted by anybody on the way; a machine's own loopback has no way.
         let may_set_cookie = origin.https || &*origin.host == "localhost" || origin.host.ends_with(".localhost");
         let name = if origin.https { &*settings.cookie } else { settings.plain_cookie() };
         Coming {
             shown: if may_set_cookie { shown(name, &parts.headers) } else { Err(Absence::Unavailable) },
-            is_navigation: is_page && matches!(parts.method, Method::GET | Method::HEAD),
+            is_navigation: protect::is_navigation(parts),
             is_safe: parts.method.is_safe(),
             may_set_cookie,
             https: origin.https,
+            asked: (parts.method.clone(), path.into()),
+            return_to: protect::return_to(parts),
         }
     }
 }
@@ -211,14 +236,7 @@ pub(super) fn count_only(exchange: &mut Exchange, cookie: &str, parts: &Parts) {
     exchange.session = found.next().map(|(_, value)| xxhash_rust::xxh3::xxh3_64(value));
 }
 
-/// How an exchange goes on after its session was looked for.
-pub(super) enum Entry {
-    Goes(Visit),
-    /// To the page where one logs in.
-    ToLogin(Response<bytes::Bytes>),
-}
-
-/// Finds the session, and refuses who needs one and has none.
+/// Finds the session.
 pub(super) async fn enter(
     worker: &Rc<Worker>,
     exchange: &mut Exchange,
@@ -226,8 +244,7 @@ pub(super) async fn enter(
     route: &Route,
     (at, pool): (usize, &SharedPool),
     coming: Coming,
-    asked: Option<Uri>,
-) -> Result<Entry, Error> {
+) -> Result<Visit, Error> {
     let now = Clock::wall(exchange.arrived).seconds();
     let client = worker.sessions.client(worker, &pool.store);
     let metrics = &snapshot.pools[at].pool.metrics;
@@ -263,16 +280,16 @@ pub(super) async fn enter(
         // Another proxy of the fleet may know it: this is no reason to send somebody to the login.
         return Err(Error::new(Kind::SessionStore { ran: false }));
     }
-    let logged_in = found.session().is_some_and(|session| session.lineage.login.is_some());
-    if route.session == SessionNeed::Required && !logged_in {
-        return match (&route.login_url, asked) {
-            (Some(login), Some(asked)) if coming.is_navigation => Ok(Entry::ToLogin(reply::to_login(login, &asked))),
-            _ => Err(Error::new(Kind::LoginRequired)),
-        };
-    }
     exchange.session = found.session().map(|session| xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
-    let token = worker.sessions.token(snapshot, (at, pool), found.session().map(|session| &**session), degraded, now);
-    Ok(Entry::Goes(Visit {
+    let token = worker.sessions.token(
+        snapshot,
+        (at, pool),
+        found.session().map(|session| &**session),
+        degraded,
+        coming.return_to.as_deref(),
+        now,
+    );
+    Ok(Visit {
         worker: Rc::clone(worker),
         snapshot: Rc::clone(snapshot),
         at,
@@ -285,9 +302,16 @@ pub(super) async fn enter(
         is_navigation: coming.is_navigation,
         is_safe: coming.is_safe,
         token,
+        asked: coming.asked,
         live: RefCell::new(None),
         nonce: RefCell::new(None),
-    }))
+    })
+}
+
+/// What a request without a login is told where one is needed.
+pub(super) fn login_required() -> Error {
+    let challenge = Some(HeaderValue::from_static("Cookie realm=\"session\""));
+    Error { challenge, ..Error::new(Kind::LoginRequired) }
 }
 
 fn count(worker: &Worker, metrics: &PoolMetrics, event: SessionEvent) {
@@ -295,6 +319,21 @@ fn count(worker: &Worker, metrics: &PoolMetrics, event: SessionEvent) {
 }
 
 impl Visit {
+    pub(super) fn is_logged_in(&self) -> bool {
+        self.found.session().is_some_and(|session| session.lineage.login.is_some())
+    }
+
+    /// What forms of the session have to show; none where there is no session.
+    pub(super) fn csrf(&self) -> Option<Vec<[u8; 32]>> {
+        self.found.session().map(|session| self.pool.realm.csrf(&session.handle.lineage))
+    }
+
+    /// How somebody has shown who they are, if they have.
+    pub(super) fn known(&self) -> Option<protect::Known<'_>> {
+        let login = self.found.session()?.lineage.login.as_ref()?;
+        Some(protect::Known { acr: &login.acr, auth_time: Some(login.at) })
+    }
+
     fn count(&self, event: SessionEvent) {
         count(&self.worker, &self.snapshot.pools[self.at].pool.metrics, event);
     }
@@ -330,15 +369,25 @@ impl Visit {
     }
 
     /// Makes true what the server said. What the client has to know of it is to be written last of all.
-    pub(super) async fn conclude(&self, exchange: &mut Exchange, headers: &HeaderMap) -> Result<Concluded, Error> {
+    pub(super) async fn conclude(
+        &self,
+        exchange: &mut Exchange,
+        status: StatusCode,
+        headers: &mut HeaderMap,
+    ) -> Result<Concluded, Error> {
+        let news = self.news_of_vault(status, headers);
+        let said = self.said(headers);
         let live = self.live.borrow().clone();
-        let Some(live) = live else { return self.commit_said(exchange, headers, &self.found, None).await };
+        let Some(live) = live else { return self.commit_said(exchange, said?, news, &self.found, None).await };
         let (found, pending) = live.head_leaves().await;
         // Its nonce counts a little longer: for reading, and for data.
         self.live.borrow_mut().take();
         self.worker.runtime.attempts.linger(&live);
         let cookie = pending.as_ref().and_then(|pending| self.cookie_line(&pending.cookie));
-        let concluded = self.commit_said(exchange, headers, &found, pending).await;
+        let concluded = match said {
+            Ok(said) => self.commit_said(exchange, said, news, &found, pending).await,
+            Err(error) => Err(error),
+        };
         if let Ok(Concluded { watch: Some(watch), .. }) = &concluded {
             live.becomes(Recall::Session(Arc::clone(&watch.session))).await;
         }
@@ -352,17 +401,23 @@ impl Visit {
     async fn commit_said(
         &self,
         exchange: &mut Exchange,
-        headers: &HeaderMap,
+        mut said: Said,
+        news: VaultNews,
         found: &Recall,
         mut pending: Option<Committed>,
     ) -> Result<Concluded, Error> {
         let now = Clock::wall(Clock::now()).seconds();
-        let said = self.said(headers)?;
         self.confirm_if_due(found, now);
-        let committed = if said.directives.is_empty() {
+        // What the application says itself counts, and not what its cookies look like.
+        let implied = news.turn.filter(|_| said.directives.turn.is_none() && pending.is_none());
+        let is_implied_logout = matches!(implied, Some(Turn::Logout));
+        said.directives.turn = said.directives.turn.or(implied);
+        said.directives.vault = news.changes;
+        let is_nobody = matches!(found, Recall::None(absence) if !absence.may_begin());
+        let committed = if said.directives.is_empty() || (said.directives.is_only_vault() && is_nobody) {
             self.without_directives(found, &said, pending.is_some(), now).await
         } else {
-            Some(Box::pin(self.commit(found, said.directives, now)).await?)
+            Box::pin(self.commit(found, said.directives, now)).await?
         };
         if let Some(committed) = committed {
             pending = Some(merge(pending, committed));
@@ -378,9 +433,38 @@ impl Visit {
         if let Some(session) = session {
             exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
         }
-        let clear = self.pool.settings.clear_site_data.clone().filter(|_| committed.logged_out && self.https);
+        // An application that has not said so may still need what it keeps in the browser.
+        let clears = committed.logged_out && self.https && !is_implied_logout;
+        let clear = self.pool.settings.clear_site_data.clone().filter(|_| clears);
         let watch = session.map(|session| self.watch(session));
         Ok(Concluded { watch, cookie: self.cookie_line(&committed.cookie), clear })
+    }
+
+    /// What a response does to the cookies of the vault, and what that says of the session. It takes them out of the
+    /// response whatever becomes of them.
+    fn news_of_vault(&self, status: StatusCode, headers: &mut HeaderMap) -> VaultNews {
+        let settings = &self.pool.settings;
+        let (method, path) = &self.asked;
+        let now = Clock::wall(Clock::now()).seconds();
+        let changes = take_from_response(settings, headers, now, path);
+        if changes.is_empty() || !self.may_set_cookie || self.degraded {
+            return VaultNews::default();
+        }
+        let empty = Jar::default();
+        let session = self.found.session();
+        let before = session.map_or(&empty, |session| &session.lineage.vault);
+        // Many frameworks set the same cookie again and again: that is no news.
+        let changes = before.news(changes, now);
+        let by_vault = session.and_then(|session| session.lineage.login.as_ref());
+        let by_vault = by_vault.is_some_and(|login| vault::is_subject(&login.subject));
+        let turn = match &settings.login_when {
+            Some(when) if when.happened(method, path, status.as_u16(), &changes, before) => {
+                Some(Turn::Login { subject: vault::subject(&mut SystemEntropy), how: How::default() })
+            }
+            Some(when) if by_vault && when.is_undone(&changes) => Some(Turn::Logout),
+            _ => None,
+        };
+        VaultNews { changes, turn }
     }
 
     fn confirm_if_due(&self, found: &Recall, now: u64) {
@@ -439,7 +523,7 @@ impl Visit {
     }
 
     /// Does what the server said, to its end: also when the client does not wait for it.
-    async fn commit(&self, found: &Recall, mut directives: Directives, now: u64) -> Result<Committed, Error> {
+    async fn commit(&self, found: &Recall, mut directives: Directives, now: u64) -> Result<Option<Committed>, Error> {
         if !self.may_set_cookie {
             self.count(SessionEvent::BadDirective);
             return Err(Error::because(Kind::BadDirective, &"sessions need https"));
@@ -447,6 +531,7 @@ impl Visit {
         if self.degraded {
             return Err(Error::new(Kind::SessionStore { ran: !self.is_safe }));
         }
+        let is_only_vault = directives.is_only_vault();
         let is_old = |session: &&Arc<Session>| session.renewal_is_due(&self.pool.realm, now);
         if directives.turn.is_none() && !directives.no_touch && found.session().filter(is_old).is_some() {
             directives.turn = Some(Turn::Renew);
@@ -467,7 +552,12 @@ impl Visit {
         if let Ok(committed) = &committed {
             committed.events.iter().for_each(|event| self.count(*event));
         }
-        committed.map_err(|refusal| self.refuse(found, turn.as_ref(), &refusal))
+        match committed {
+            Ok(committed) => Ok(Some(committed)),
+            // The application knows nothing of it: as if a browser had thrown away what is no longer its session's.
+            Err(Refusal::Gone | Refusal::Contended) if is_only_vault => Ok(None),
+            Err(refusal) => Err(self.refuse(found, turn.as_ref(), &refusal)),
+        }
     }
 
     fn refuse(&self, found: &Recall, turn: Option<&Turn>, refusal: &Refusal) -> Error {
@@ -476,7 +566,9 @@ impl Visit {
             Refusal::WrongVersion | Refusal::Gone | Refusal::Contended => {
                 (Kind::SessionConflict { ran }, SessionEvent::Conflict)
             }
-            Refusal::Bad(_) | Refusal::Oversized(_) => (Kind::BadDirective, SessionEvent::BadDirective),
+            Refusal::Bad(_) | Refusal::Oversized(_) | Refusal::Vault(_) => {
+                (Kind::BadDirective, SessionEvent::BadDirective)
+            }
             Refusal::Store(StoreError::Full) => (Kind::SessionStore { ran }, SessionEvent::StoreError),
             Refusal::Store(_) => (Kind::SessionStore { ran }, SessionEvent::StoreError),
         };
@@ -510,6 +602,51 @@ impl Visit {
         }
         HeaderValue::try_from(line.build().to_string()).ok()
     }
+}
+
+/// What a response does to the vault.
+#[derive(Default)]
+struct VaultNews {
+    changes: Vec<vault::Change>,
+    /// What that looks like from outside.
+    turn: Option<Turn>,
+}
+
+/// Gives servers the cookies of the vault, which the browser never had; what a client sends under their names goes.
+pub(super) fn open_vault(
+    worker: &Worker,
+    settings: &SharedSettings,
+    visit: Option<&Visit>,
+    path: &str,
+    headers: &mut HeaderMap,
+) {
+    if settings.vault.is_empty() {
+        return;
+    }
+    let jar = visit.and_then(|visit| visit.found.session()).map(|session| &session.lineage.vault);
+    let now = Clock::wall(Clock::now()).seconds();
+    for _ in 0..vault::add_to_request(headers, &settings.vault, jar, path, now) {
+        worker.runtime.metrics.cookie_fault(worker.id, CookieDeed::Dropped, CookieFault::ReservedName);
+    }
+}
+
+/// Takes the cookies of the vault out of a response; without them it may look as if everybody could have it.
+pub(super) fn take_from_response(
+    settings: &SharedSettings,
+    headers: &mut HeaderMap,
+    now: u64,
+    path: &str,
+) -> Vec<vault::Change> {
+    if settings.vault.is_empty() {
+        return Vec::new();
+    }
+    let before = headers.get_all(header::SET_COOKIE).iter().count();
+    let changes = vault::take(headers, &settings.vault, now, path);
+    let is_fewer = headers.get_all(header::SET_COOKIE).iter().count() < before;
+    if is_fewer && headers::shared_caching(headers) == SharedCaching::Unsaid {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    changes
 }
 
 /// What is left to say to the client, and what the session is by now.

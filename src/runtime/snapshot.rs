@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+
+use super::tokens::{IssuerKeys, RevocationBook, StatelessPool};
 
 use crate::affinity::{Affinity, LearnedTable, PinSealer};
 use crate::config::{
-    Action, Admin, Configuration, PoolSettings, Process, Retry, Route, ServerEntry, SessionApi, SharedSettings,
-    Timeouts,
+    Action, Admin, Configuration, PoolSettings, Process, Protect, Retry, Route, ServerEntry, SessionApi,
+    SharedSettings, StatelessSettings, Timeouts,
 };
 use crate::headers;
 use crate::keys::{Hasher, KeyRing, Sealer};
@@ -19,10 +22,12 @@ use crate::metrics::{Metrics, PoolMetrics};
 use crate::names::HeldBy;
 use crate::pool::{Load, Pool, PoolParts, Server, ServerState};
 use crate::probe;
+use crate::protect;
 use crate::rate::KeyedRate;
 use crate::routing::{RouteMatch, RouteTable};
 use crate::session::Realm;
 use crate::session::token::TokenKeys;
+use crate::stateless::{IssuerSettings, KeySource, Verifier};
 use crate::store::{self, Store};
 use crate::tls::{self, ClientConfig};
 use crate::upstream::{Address, Target, TargetSettings};
@@ -36,6 +41,8 @@ pub enum BuildError {
     Pool(Arc<str>, tls::ClientError),
     #[error("store `{0}`: {1}")]
     Store(Arc<str>, store::OpenError),
+    #[error("pool `{0}`: the keys of issuer `{1}`: {2}")]
+    Keys(Arc<str>, Box<str>, String),
 }
 
 /// Everything that an exchange goes by.
@@ -53,10 +60,14 @@ pub struct Snapshot {
     pub stores: Vec<Arc<Store>>,
     /// Signs what servers are told of sessions.
     pub token_keys: Arc<TokenKeys>,
+    /// Makes what forms have to show where a token's cookie says who asks; one for each key of the ring.
+    pub token_csrf: Vec<Hasher>,
     /// Where servers may ask for sessions.
     pub session_api: Option<Arc<SessionApi>>,
     /// TLS of that address.
     pub session_api_tls: Option<tls::Endpoint>,
+    /// What the edge enforces, whatever the mode.
+    pub protect: Protect,
     /// Makes the `session` field of the access log.
     pub session_hasher: Hasher,
     table: RouteTable,
@@ -64,8 +75,8 @@ pub struct Snapshot {
     matches: Vec<RouteMatch>,
     /// Who asked how often, by position of the route; kept as long as it matches the same.
     rates: Vec<Option<Arc<KeyedRate>>>,
-    /// Names of our cookies, prefixed and plain, of all pools.
-    cookie_names: foldhash::HashSet<Box<[u8]>>,
+    /// Names of our cookies, of all pools.
+    cookie_names: CookieNames,
 }
 
 /// What a pool has to do with sessions in a store.
@@ -89,6 +100,8 @@ pub struct PoolEntry {
     pub debug_headers: bool,
     /// With `mode = "shared"`, where the proxy keeps the sessions.
     pub shared: Option<SharedPool>,
+    /// With `mode = "stateless"`.
+    pub stateless: Option<StatelessPool>,
     /// The application's own session cookie, where it keeps them.
     pub counted_cookie: Option<Box<str>>,
     pub timeouts: Timeouts,
@@ -127,7 +140,8 @@ impl Snapshot {
         metrics: &Arc<Metrics>,
         random: &mut fastrand::Rng,
     ) -> Result<Self, BuildError> {
-        let Configuration { process, ring, admin, listeners, routes, stores, session_api, pools } = configuration;
+        let Configuration { process, ring, admin, listeners, routes, stores, session_api, protect, pools } =
+            configuration;
         let endpoints = listeners.into_iter().map(|listener| {
             let name = listener.settings.name.clone();
             let tls = listener.tls.as_ref().map(|settings| tls::Endpoint::new(settings, &name, Arc::clone(&ring)));
@@ -153,7 +167,15 @@ impl Snapshot {
         let stores = stores.into_iter().map(|settings| open_store(settings, previous, metrics));
         let stores = stores.collect::<Result<Vec<_>, _>>()?;
         let sealer = Arc::new(PinSealer::new(&ring));
-        let builder = PoolBuilder { ring: &ring, sealer, stores: &stores, previous, metrics, workers: process.workers };
+        let builder = PoolBuilder {
+            ring: &ring,
+            sealer,
+            stores: &stores,
+            previous,
+            metrics,
+            workers: process.workers,
+            books: Mutex::default(),
+        };
         let pools = pools.into_iter().map(|pool| builder.build(pool, random)).collect::<Result<Vec<_>, _>>()?;
         // Connections outlive snapshots, so routes know listeners by what their names stand for, not by position.
         let matches = routes.iter().map(|route| RouteMatch {
@@ -171,8 +193,10 @@ impl Snapshot {
             matches,
             session_hasher: ring.hasher("steadfast log session v1"),
             token_keys: Arc::new(TokenKeys::new(&ring)),
+            token_csrf: ring.hashers("steadfast token csrf v1"),
             session_api: session_api.map(Arc::new),
             session_api_tls,
+            protect,
             stores,
             process,
             admin,
@@ -192,9 +216,9 @@ impl Snapshot {
         self.table.find(host, path, listener)
     }
 
-    /// Whether a cookie is one of ours; no server may see it.
+    /// Whether a cookie is one of ours, or one that some server might take for it: no server may see it, nor set it.
     pub fn is_our_cookie(&self, name: &[u8]) -> bool {
-        self.cookie_names.contains(name)
+        self.cookie_names.have(name)
     }
 
     /// Who asked how often for what a route serves.
@@ -210,6 +234,22 @@ impl Snapshot {
             Address::Unix(_) => None,
         });
         hosts.collect()
+    }
+
+    /// The stateless sides of pools.
+    pub fn stateless_pools(&self) -> impl Iterator<Item = &StatelessPool> {
+        self.pools.iter().filter_map(|entry| entry.stateless.as_ref())
+    }
+
+    /// The books of revocations, each once.
+    pub fn revocation_books(&self) -> Vec<&Arc<RevocationBook>> {
+        let mut books: Vec<&Arc<RevocationBook>> = Vec::new();
+        for pool in self.stateless_pools() {
+            if !books.iter().any(|known| Arc::ptr_eq(known, &pool.revoked)) {
+                books.push(&pool.revoked);
+            }
+        }
+        books
     }
 
     /// The pool of this name.
@@ -241,13 +281,29 @@ fn keyed_rate(
     Some(known.unwrap_or_else(|| Arc::new(KeyedRate::new(random.u64(..)))))
 }
 
-fn cookie_names(pools: &[PoolEntry]) -> foldhash::HashSet<Box<[u8]>> {
+/// Names of our cookies: what they are where the browser sees https, with a prefix, and where it sees http.
+struct CookieNames {
+    all: foldhash::HashSet<Box<[u8]>>,
+    /// Those that nobody else has a use for, whatever the case. A plain one may be somebody's in capitals.
+    prefixed: Vec<Box<[u8]>>,
+}
+
+impl CookieNames {
+    fn have(&self, name: &[u8]) -> bool {
+        self.all.contains(name) || self.prefixed.iter().any(|ours| protect::is_alias(name, ours))
+    }
+}
+
+fn cookie_names(pools: &[PoolEntry]) -> CookieNames {
     let own =
         pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
     let names = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
     let shared = pools.iter().filter_map(|entry| entry.shared.as_ref()).map(|shared| &shared.settings);
     let sessions = shared.flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
-    names.chain(sessions).chain([headers::ADMIN_COOKIE]).map(|name| name.as_bytes().into()).collect()
+    let names = names.chain(sessions).chain([headers::ADMIN_COOKIE]);
+    let all: foldhash::HashSet<Box<[u8]>> = names.map(|name| name.as_bytes().into()).collect();
+    let prefixed = all.iter().filter(|name| name.starts_with(b"__")).cloned().collect();
+    CookieNames { all, prefixed }
 }
 
 struct PoolBuilder<'a> {
@@ -257,6 +313,8 @@ struct PoolBuilder<'a> {
     previous: Option<&'a Snapshot>,
     metrics: &'a Arc<Metrics>,
     workers: usize,
+    /// Of revocations: one for each store, and one for all pools without.
+    books: Mutex<Vec<Arc<RevocationBook>>>,
 }
 
 impl PoolBuilder<'_> {
@@ -281,6 +339,8 @@ impl PoolBuilder<'_> {
         });
         let by_application = settings.shared.as_ref().filter(|shared| shared.held_by == HeldBy::Application);
         let counted_cookie = by_application.map(|shared| shared.cookie.clone());
+        let stateless = settings.stateless.map(|stateless| self.stateless(stateless, &settings.name, before, random));
+        let stateless = stateless.transpose()?;
         let shared = settings.shared.and_then(|shared| self.shared(shared, &settings.name));
         let departed = before.map(|before| departed(before, &names)).unwrap_or_default();
         let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
@@ -305,6 +365,7 @@ impl PoolBuilder<'_> {
             host: settings.host,
             debug_headers: settings.debug_headers,
             shared,
+            stateless,
             counted_cookie,
             timeouts: settings.timeouts,
             retry: settings.retry,
@@ -328,6 +389,64 @@ impl PoolBuilder<'_> {
         let (realm, store, audience) = (Arc::new(realm), Arc::clone(store), Arc::clone(pool));
         Some(SharedPool { settings: Arc::new(settings), realm, store, audience })
     }
+}
+
+impl PoolBuilder<'_> {
+    fn stateless(
+        &self,
+        settings: StatelessSettings,
+        pool: &Arc<str>,
+        before: Option<&PoolEntry>,
+        random: &mut fastrand::Rng,
+    ) -> Result<StatelessPool, BuildError> {
+        let known = before.and_then(|before| before.stateless.as_ref());
+        let issuers = settings.verify.issuers.iter().zip(&settings.authorities).enumerate();
+        let keys = issuers.map(|(at, (issuer, authorities))| {
+            let same = known.filter(|known| known.settings.authorities.get(at) == Some(authorities));
+            let same = same.and_then(|known| known.keys.iter().find(|keys| keys.settings == *issuer));
+            let keys = match same {
+                Some(keys) => Arc::clone(keys),
+                None => IssuerKeys::new(issuer.clone(), issuer_tls(issuer, authorities, pool)?, random),
+            };
+            keys.read_file().map_err(|why| BuildError::Keys(Arc::clone(pool), issuer.issuer.clone(), why))?;
+            Ok(keys)
+        });
+        let keys = keys.collect::<Result<Vec<_>, BuildError>>()?;
+        let store = settings.store.and_then(|at| self.stores.get(at)).cloned();
+        Ok(StatelessPool {
+            verifier: Verifier::new(settings.verify.clone()),
+            settings: Arc::new(settings),
+            keys,
+            revoked: self.book(store),
+            audience: Arc::clone(pool),
+        })
+    }
+
+    /// The book of a store's revocations, or of those that are in memory only.
+    fn book(&self, store: Option<Arc<Store>>) -> Arc<RevocationBook> {
+        let mut books = self.books.lock();
+        if let Some(book) = books.iter().find(|book| book.is_of(store.as_ref())) {
+            return Arc::clone(book);
+        }
+        let book = RevocationBook::new(store, self.ring);
+        let earlier = self.previous.into_iter().flat_map(Snapshot::revocation_books);
+        earlier.filter(|known| known.is_of(book.store.as_ref())).take(1).for_each(|known| book.inherit(known));
+        books.push(Arc::clone(&book));
+        book
+    }
+}
+
+/// TLS for keys that come over https.
+fn issuer_tls(
+    issuer: &IssuerSettings,
+    authorities: &[CertificateDer<'static>],
+    pool: &Arc<str>,
+) -> Result<Option<Arc<ClientConfig>>, BuildError> {
+    if !matches!(issuer.keys, KeySource::Url(_)) {
+        return Ok(None);
+    }
+    let settings = tls::ClientSettings { verify: true, ca: authorities.to_vec(), http2: false };
+    tls::client_config(&settings).map(Some).map_err(|error| BuildError::Pool(Arc::clone(pool), error))
 }
 
 /// The store of these settings: the one that there was, or a new one.

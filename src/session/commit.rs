@@ -15,6 +15,7 @@ use super::realm::{Realm, mute};
 use super::recall::{Absence, Recall, Session, again};
 use super::record::{Generation, Handle, HandleState, Lineage, Listed, Login, Sid, Subject};
 use super::store::{Ask, Change, Guard, Id, Key, Kind, Put, SessionStore, StoreError, change, read};
+use super::vault::{self, Jar, TooMuch};
 use crate::keys::{Entropy, fresh};
 use crate::names::SessionEvent;
 
@@ -31,6 +32,8 @@ pub struct Directives {
     /// Replaces the whole data, before the patch.
     pub replace: Option<Map<String, Value>>,
     pub turn: Option<Turn>,
+    /// Cookies of the application for the vault.
+    pub vault: Vec<vault::Change>,
     /// All other sessions of the subject end.
     pub logout_others: bool,
     /// The request does not count as use.
@@ -38,9 +41,21 @@ pub struct Directives {
 }
 
 impl Directives {
+    /// Whether all there is to do is to take something out of the vault.
+    fn is_only_forgetting(&self) -> bool {
+        self.patch.is_none() && self.replace.is_none() && !vault::keeps_something(&self.vault)
+    }
+
+    /// Whether nothing was said by the application itself: what it does to its cookies is seen from outside.
+    pub fn is_only_vault(&self) -> bool {
+        let says_nothing = self.patch.is_none() && self.replace.is_none() && self.turn.is_none();
+        says_nothing && !self.logout_others && self.only_if.is_none()
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.patch.is_none() && self.replace.is_none() && self.turn.is_none() && !self.logout_others
+        let writes = self.patch.is_some() || self.replace.is_some() || !self.vault.is_empty();
+        !writes && self.turn.is_none() && !self.logout_others
     }
 }
 
@@ -104,6 +119,8 @@ pub enum Refusal {
     #[error(transparent)]
     Oversized(#[from] Oversized),
     #[error(transparent)]
+    Vault(#[from] TooMuch),
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
@@ -158,11 +175,13 @@ impl Committer<'_> {
         }
         match &directives.turn {
             Some(Turn::Login { subject, how }) => {
+                check_vault(&directives.vault, self.now)?;
                 let step = Rotation::new(self.realm, None, subject, how, entropy);
                 let data = merge::apply("{}", directives.replace.as_ref(), directives.patch.as_ref())?;
                 merge::check(&data, self.realm.rules.most_bytes)?;
                 let listing = self.enlist(&step, None, directives.logout_others, entropy).await?;
-                let session = step.session(self, &listing, data);
+                let mut session = step.session(self, &listing, data);
+                session.lineage.vault.apply(&directives.vault, self.now)?;
                 let made = self.change_for(Guard::Absent(session.lineage_key), &session, Vec::new(), Vec::new());
                 if !change(self.store, made).await? {
                     return Err(Refusal::Contended);
@@ -176,6 +195,8 @@ impl Committer<'_> {
             Some(Turn::StepUp(_)) => Err(Refusal::Bad("there is no login to step up from")),
             Some(Turn::Renew) => Err(Refusal::Bad("there is no session to renew")),
             None if directives.logout_others => Err(Refusal::Bad("there is no login that others could be other than")),
+            // What is to be forgotten where nothing is kept makes no session.
+            None if directives.is_only_forgetting() => Ok(Committed::nothing()),
             None => self.begin(directives, entropy).await,
         }
     }
@@ -198,7 +219,9 @@ impl Committer<'_> {
         merge::check(&data, self.realm.rules.most_bytes)?;
         let cookie = SessionCookie::new(self.realm.sealing_key(), None, entropy);
         let made = (cookie, fresh(entropy), Zeroizing::new(fresh(entropy)));
-        let session = assemble(self, made, None, data);
+        let mut session = assemble(self, made, None, data);
+        session.lineage.vault.apply(&directives.vault, self.now)?;
+        self.check_size(&session.lineage)?;
         let made = self.change_for(Guard::Absent(session.lineage_key), &session, Vec::new(), Vec::new());
         if !change(self.store, made).await? {
             return Err(Refusal::Contended);
@@ -307,6 +330,21 @@ impl Committer<'_> {
         renew: bool,
         entropy: &mut dyn Entropy,
     ) -> Result<Option<Committed>, Refusal> {
+        let mut after = session.clone();
+        let mut events = Vec::new();
+        let mut put = Vec::new();
+        let writes = directives.patch.is_some() || directives.replace.is_some();
+        if writes {
+            let (replace, patch) = (directives.replace.as_ref(), directives.patch.as_ref());
+            after.lineage.data = merge::apply(&session.lineage.data, replace, patch)?;
+            merge::check(&after.lineage.data, self.realm.rules.most_bytes)?;
+            after.lineage.version += 1;
+        }
+        let fills = after.lineage.vault.apply(&directives.vault, self.now)?;
+        if fills || writes {
+            self.check_size(&after.lineage)?;
+        }
+        // What is wrong is known by now: nobody is logged out by half a directive.
         let mut ended = Vec::new();
         if directives.logout_others {
             let login = session.lineage.login.as_ref();
@@ -322,23 +360,13 @@ impl Committer<'_> {
             });
             ended = end_all(self.realm, self.store, &login.subject, spared, entropy).await?;
         }
-        let mut after = session.clone();
-        let mut events = Vec::new();
-        let mut put = Vec::new();
-        let writes = directives.patch.is_some() || directives.replace.is_some();
-        if writes {
-            let (replace, patch) = (directives.replace.as_ref(), directives.patch.as_ref());
-            after.lineage.data = merge::apply(&session.lineage.data, replace, patch)?;
-            merge::check(&after.lineage.data, self.realm.rules.most_bytes)?;
-            after.lineage.version += 1;
-        }
         // Its successor is on the way already: it is handed out again.
         let renew = renew && session.successor.is_none();
         if renew {
             put = self.succeed(session, &mut after, entropy);
             events.push(SessionEvent::Renewed);
         }
-        if writes || renew {
+        if writes || renew || fills {
             after.lineage_revision += 1;
             let key = session.lineage_key;
             let lineage =
@@ -356,8 +384,9 @@ impl Committer<'_> {
             }
             put.insert(0, lineage);
             let guard = Guard::Unchanged(key, session.lineage_revision);
-            // A client that has a new cookie has thrown the old one away.
-            if !change(self.store, Change { guard, put, delete: Vec::new(), durable: renew }).await? {
+            // A client that has a new cookie has thrown the old one away; what a framework has taken back is a logout.
+            let forgets = fills && directives.vault.iter().any(|change| matches!(change, vault::Change::Delete { .. }));
+            if !change(self.store, Change { guard, put, delete: Vec::new(), durable: renew || forgets }).await? {
                 return Ok(None);
             }
         }
@@ -405,10 +434,14 @@ impl Committer<'_> {
         let carried = merge::only(&session.lineage.data, carry.map(Vec::as_slice))?;
         let data = merge::apply(&carried, directives.replace.as_ref(), directives.patch.as_ref())?;
         merge::check(&data, self.realm.rules.most_bytes)?;
+        // The framework's cookies are its own to give up, as in a browser.
+        let mut vault = session.lineage.vault.clone();
+        vault.apply(&directives.vault, self.now)?;
         let mut step = Rotation::new(self.realm, Some(session), subject, how, entropy);
         step.rests_on_old = matches!(directives.turn, Some(Turn::StepUp(_)));
         let listing = self.enlist(&step, Some(session), directives.logout_others, entropy).await?;
-        let after = step.session(self, &listing, data);
+        let mut after = step.session(self, &listing, data);
+        after.lineage.vault = vault;
         let guard = Guard::Unchanged(session.lineage_key, session.lineage_revision);
         let muted = self.retire(session, &after);
         let rotated = self.change_for(guard, &after, muted, vec![session.lineage_key]);
@@ -517,6 +550,12 @@ impl Committer<'_> {
         if subject.is_some_and(|subject| subject.counts(lineage, of)) { Ok(()) } else { Err(Refusal::Gone) }
     }
 
+    /// Data and vault count together.
+    fn check_size(&self, lineage: &Lineage) -> Result<(), Refusal> {
+        let bytes = lineage.data.len() + lineage.vault.bytes();
+        if bytes > self.realm.rules.most_bytes { Err(Oversized::Bytes.into()) } else { Ok(()) }
+    }
+
     /// A new session's records, beside what else changes with them.
     fn change_for(&self, guard: Guard, session: &Session, mut put: Vec<Put>, delete: Vec<Key>) -> Change {
         let (lineage, handle) = (&session.lineage, &session.handle);
@@ -532,6 +571,11 @@ impl Committer<'_> {
 }
 
 const NOTHING: Vec<Box<str>> = Vec::new();
+
+/// Whether an empty vault would take this: to be known before anything is written.
+fn check_vault(changes: &[vault::Change], now: u64) -> Result<(), TooMuch> {
+    Jar::default().apply(changes, now).map(drop)
+}
 
 /// A login or a step-up that is being made.
 struct Rotation {
@@ -592,7 +636,15 @@ fn assemble(
     let Committer { realm, now, .. } = *committer;
     let handle_key = realm.handle_key(&cookie).unwrap_or(Key { tag: cookie.tag, kind: Kind::Handle, id });
     let (login, subject) = login.unzip();
-    let lineage = Lineage { sid: realm.sid(&id), created: now, version: 1, handles: vec![handle_key.id], login, data };
+    let lineage = Lineage {
+        sid: realm.sid(&id),
+        created: now,
+        version: 1,
+        handles: vec![handle_key.id],
+        login,
+        data,
+        vault: Jar::default(),
+    };
     let handle = Handle {
         lineage: id,
         data_key,

@@ -19,6 +19,7 @@ pub mod recall;
 pub mod record;
 pub mod store;
 pub mod token;
+pub mod vault;
 
 #[cfg(test)]
 mod model;

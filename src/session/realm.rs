@@ -60,7 +60,7 @@ pub struct Realm {
     /// The first one makes new sessions.
     keys: Vec<RealmKey>,
     references: Hasher,
-    csrf: Hasher,
+    csrf: Vec<Hasher>,
     /// Breaks a rule, to see that the model notices.
     #[cfg(test)]
     pub(super) fault: Option<super::model::Fault>,
@@ -99,7 +99,7 @@ impl Realm {
             rules,
             keys: keys.collect(),
             references: first("steadfast session reference v1"),
-            csrf: first("steadfast session csrf v1"),
+            csrf: derive("steadfast session csrf v1").iter().map(|(_, secret)| Hasher::of_secret(secret)).collect(),
             #[cfg(test)]
             fault: None,
         }
@@ -136,8 +136,9 @@ impl Realm {
     }
 
     /// What a form has to show to be of this session.
-    pub fn csrf(&self, lineage: &Id) -> [u8; 32] {
-        self.csrf.tag(lineage)
+    /// One for each key of the ring, so that pages which stand open outlive a rotation; the first is what is handed out.
+    pub fn csrf(&self, lineage: &Id) -> Vec<[u8; 32]> {
+        self.csrf.iter().map(|hasher| hasher.tag(lineage)).collect()
     }
 
     /// How long a session lives on from now without a request.

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use super::cookie::SECRET_BYTES;
 use super::store::{ID_BYTES, Id};
+use super::vault::Jar;
 use crate::keys::KeyId;
 
 /// What a cookie leads to.
@@ -52,6 +53,8 @@ pub struct Lineage {
     pub login: Option<Login>,
     /// A JSON object.
     pub data: Box<str>,
+    /// Cookies of the application that the browser never has.
+    pub vault: Jar,
 }
 
 /// A public name of a session: harmless in logs, useless as a credential.
@@ -278,6 +281,10 @@ impl Lineage {
             }
         };
         out.text(&self.data);
+        // Most have none, and look as before there was a vault.
+        if !self.vault.is_empty() {
+            out.bytes(&self.vault.write());
+        }
         out.0
     }
 
@@ -301,6 +308,14 @@ impl Lineage {
                 _ => return None,
             },
             data: from.text()?,
+            vault: match from.0 {
+                [] => Jar::default(),
+                // It has to be all that is left.
+                kept => {
+                    from.0 = &[];
+                    Jar::read(kept)?
+                }
+            },
         };
         from.end(lineage)
     }
@@ -349,6 +364,7 @@ impl Subject {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vault::{self, Kept};
     use super::*;
     use proptest::prelude::*;
 
@@ -379,7 +395,16 @@ mod tests {
             handles: vec![[4; 20], [5; 20]],
             login: Some(login),
             data: r#"{"cart":["teapot"]}"#.into(),
+            vault: Jar::default(),
         }
+    }
+
+    fn with_vault() -> Lineage {
+        let (name, value, path) = ("sessionid".into(), (*b"abc").into(), "/".into());
+        let mut lineage = lineage();
+        let kept = Kept { name, value, path, expires_at: None };
+        lineage.vault.apply(&[vault::Change::Set(kept)], 0).unwrap();
+        lineage
     }
 
     fn subject() -> Subject {
@@ -395,6 +420,7 @@ mod tests {
             assert_eq!(Handle::read(&handle.write()), Some(handle));
         }
         assert_eq!(Lineage::read(&lineage().write()), Some(lineage()));
+        assert_eq!(Lineage::read(&with_vault().write()), Some(with_vault()));
         assert_eq!(Subject::read(&subject().write()), Some(subject()));
     }
 
@@ -405,6 +431,11 @@ mod tests {
             assert_eq!(Lineage::read(&whole[..length]), None, "{length}");
         }
         assert_eq!(Lineage::read(&[&whole[..], &[0]].concat()), None);
+        let vaulted = with_vault().write();
+        for length in whole.len() + 1..vaulted.len() {
+            assert_eq!(Lineage::read(&vaulted[..length]), None, "{length}");
+        }
+        assert_eq!(Lineage::read(&[&vaulted[..], &[0]].concat()), None);
     }
 
     #[test]

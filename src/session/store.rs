@@ -24,6 +24,8 @@ pub enum Kind {
     Lineage,
     /// Whose sessions count.
     Subject,
+    /// Tokens that count no more, in stateless mode.
+    Revocations,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Handle => 'h',
             Kind::Lineage => 'd',
             Kind::Subject => 'n',
+            Kind::Revocations => 'r',
         }
     }
 
@@ -42,6 +45,7 @@ impl Kind {
             b'h' => Some(Kind::Handle),
             b'd' => Some(Kind::Lineage),
             b'n' => Some(Kind::Subject),
+            b'r' => Some(Kind::Revocations),
             _ => None,
         }
     }
@@ -102,6 +106,8 @@ pub struct Entry {
 pub enum Class {
     Anonymous,
     Authenticated,
+    /// Never goes: without it something would count again.
+    Kept,
 }
 
 /// A record as it is to be.

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::realm::Realm;
 use super::recall::Session;
+use super::record::Sid;
 use crate::keys::{Entropy, KeyRing, derive_own, fresh};
 
 /// For how long a token counts, in seconds.
@@ -81,6 +82,8 @@ pub struct Parties<'a> {
     pub api: Option<&'a str>,
     /// Data of more bytes is left to the side API.
     pub inline_bytes: usize,
+    /// Where somebody who logs in goes on: a path of the same host.
+    pub return_to: Option<&'a str>,
 }
 
 impl Signer {
@@ -98,14 +101,7 @@ impl Signer {
         now: u64,
         entropy: &mut dyn Entropy,
     ) -> String {
-        let mut claims = Map::new();
-        claims.insert("iss".into(), parties.issuer.into());
-        claims.insert("aud".into(), parties.audience.into());
-        claims.insert("iat".into(), now.into());
-        claims.insert("exp".into(), (now + LIFETIME).into());
-        if let Some(api) = parties.api {
-            claims.insert("api".into(), api.into());
-        }
+        let mut claims = begin(parties, now);
         match session {
             None => {
                 claims.insert("st".into(), "none".into());
@@ -124,6 +120,41 @@ impl Signer {
         self.seal(&claims)
     }
 
+    /// The token of somebody who is known by a token of another issuer.
+    pub fn sign_bearer(
+        &self,
+        parties: &Parties<'_>,
+        bearer: &Bearer<'_>,
+        now: u64,
+        entropy: &mut dyn Entropy,
+    ) -> String {
+        let mut claims = begin(parties, now);
+        claims.insert("exp".into(), bearer.expires_at.min(now + LIFETIME).into());
+        claims.insert("st".into(), "auth".into());
+        claims.insert("sid".into(), bearer.sid.to_string().into());
+        claims.insert("ver".into(), 0.into());
+        claims.insert("sub".into(), bearer.subject.into());
+        claims.insert("abs_exp".into(), bearer.expires_at.into());
+        if let Some(at) = bearer.auth_time {
+            claims.insert("auth_time".into(), at.into());
+        }
+        if let Some(acr) = bearer.acr {
+            claims.insert("acr".into(), acr.into());
+        }
+        claims.insert("amr".into(), bearer.amr.iter().map(|method| Value::from(&**method)).collect());
+        if let Some(csrf) = bearer.csrf {
+            claims.insert("csrf".into(), masked(csrf, entropy).into());
+        }
+        claims.insert("claims".into(), bearer.claims.clone().into());
+        let token = self.seal(&claims);
+        if token.len() <= MOST_BYTES {
+            return token;
+        }
+        claims.remove("claims");
+        claims.insert("claims_omitted".into(), true.into());
+        self.seal(&claims)
+    }
+
     fn seal(&self, claims: &Map<String, Value>) -> String {
         let mut token = self.header.clone();
         let payload = serde_json::to_string(claims).unwrap_or_default();
@@ -133,6 +164,35 @@ impl Signer {
         BASE64URL_NOPAD.encode_append(signature.as_ref(), &mut token);
         token
     }
+}
+
+/// What is said of a token of another issuer.
+pub struct Bearer<'a> {
+    pub sid: Sid,
+    pub subject: &'a str,
+    pub acr: Option<&'a str>,
+    pub amr: &'a [Box<str>],
+    pub auth_time: Option<u64>,
+    pub expires_at: u64,
+    /// What its forms have to show, where browsers carry it by themselves.
+    pub csrf: Option<&'a [u8; 32]>,
+    /// All that it says.
+    pub claims: &'a Map<String, Value>,
+}
+
+fn begin(parties: &Parties<'_>, now: u64) -> Map<String, Value> {
+    let mut claims = Map::new();
+    claims.insert("iss".into(), parties.issuer.into());
+    claims.insert("aud".into(), parties.audience.into());
+    claims.insert("iat".into(), now.into());
+    claims.insert("exp".into(), (now + LIFETIME).into());
+    if let Some(api) = parties.api {
+        claims.insert("api".into(), api.into());
+    }
+    if let Some(path) = parties.return_to {
+        claims.insert("return_to".into(), path.into());
+    }
+    claims
 }
 
 fn describe(
@@ -148,7 +208,7 @@ fn describe(
     claims.insert("sid".into(), lineage.sid.to_string().into());
     claims.insert("ver".into(), lineage.version.into());
     claims.insert("idle_exp".into(), (now + session.expires_in.as_secs()).into());
-    claims.insert("csrf".into(), masked(&realm.csrf(&session.handle.lineage), entropy).into());
+    claims.insert("csrf".into(), masked(&realm.csrf(&session.handle.lineage)[0], entropy).into());
     if let Some(login) = &lineage.login {
         claims.insert("sub".into(), (*login.subject).into());
         claims.insert("auth_time".into(), login.at.into());
@@ -185,7 +245,7 @@ mod tests {
     }
 
     fn parties() -> Parties<'static> {
-        Parties { issuer: "steadfast", audience: "shop", api: None, inline_bytes: 2_048 }
+        Parties { issuer: "steadfast", audience: "shop", api: None, inline_bytes: 2_048, return_to: None }
     }
 
     fn token(keys: &TokenKeys, at: u64) -> String {

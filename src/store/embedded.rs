@@ -6,7 +6,8 @@
 //! to be durable, which waits for its commit. What is to be written is kept by record: a record that changes ten times
 //! between two commits is written once, and there is never more to write than there is.
 //!
-//! Memory is bounded. What was written or touched longest ago goes first, anonymous sessions before others.
+//! Memory is bounded. What was written or touched longest ago goes first, anonymous sessions before others;
+//! what revokes never goes.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -244,8 +245,9 @@ impl Shard {
         self.stamp += 1;
         record.stamp = self.stamp;
         self.bytes += record.bytes();
-        let order = &mut self.order[record.class as usize];
-        order.push_back((key, record.stamp));
+        if record.class != Class::Kept {
+            self.order[record.class as usize].push_back((key, record.stamp));
+        }
         if let Some(before) = self.records.insert(key, record) {
             self.bytes -= before.bytes();
         }
@@ -473,7 +475,7 @@ fn read_key(bytes: &[u8]) -> Option<Key> {
 }
 
 fn write_record(record: &Record) -> Vec<u8> {
-    let class = u8::from(record.class == Class::Authenticated);
+    let class = record.class as u8;
     [&record.expires.to_be_bytes()[..], &record.revision.to_be_bytes(), &[class], &record.value].concat()
 }
 
@@ -484,7 +486,11 @@ fn read_record(bytes: &[u8]) -> Option<Record> {
     Some(Record {
         expires: u64::from_be_bytes(*expires),
         revision: u64::from_be_bytes(*revision),
-        class: if *class == 1 { Class::Authenticated } else { Class::Anonymous },
+        class: match class {
+            0 => Class::Anonymous,
+            1 => Class::Authenticated,
+            _ => Class::Kept,
+        },
         value: Bytes::copy_from_slice(value),
         stamp: 0,
     })

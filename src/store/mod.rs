@@ -6,9 +6,11 @@
 
 mod breaker;
 mod embedded;
+mod memcached;
 mod near;
 mod redis;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,16 +20,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 pub use breaker::BreakerSettings;
-pub use redis::RedisSettings;
+pub use memcached::{MemcachedSettings, Node as MemcachedNode};
+pub use redis::{Place as RedisPlace, RedisSettings};
 
 use breaker::Breaker;
 use embedded::Embedded;
+use memcached::Memcached;
 use near::Near;
-use redis::Redis;
+use redis::{Redis, Topology};
 
 use crate::clock::Clock;
 use crate::metrics::{StoreMetrics, WorkerId};
-use crate::names::StoreOp;
+use crate::names::{StoreFault, StoreOp};
 use crate::session::Sid;
 use crate::session::store::{Answer, Ask, Asking, Entry, Key, SessionStore, StoreError};
 
@@ -57,6 +61,7 @@ impl Settings {
 pub enum KindSettings {
     Embedded { path: Option<PathBuf>, memory: usize },
     Redis(RedisSettings),
+    Memcached(MemcachedSettings),
 }
 
 /// Why there is no store.
@@ -68,7 +73,8 @@ pub struct OpenError(String);
 pub struct Store {
     pub settings: Settings,
     kind: Shared,
-    breaker: Breaker,
+    /// One for each part that can fail by itself.
+    breakers: Vec<Breaker>,
     near: Near,
     metrics: Arc<StoreMetrics>,
     /// Lineages that were to end while the store did not answer.
@@ -77,7 +83,34 @@ pub struct Store {
 
 enum Shared {
     Embedded(Arc<Embedded>),
-    Redis(Arc<RedisSettings>),
+    Redis(Arc<RedisSettings>, Arc<Topology>),
+    Memcached(Arc<MemcachedSettings>),
+}
+
+/// Stretches of a cluster's slots that are thought to fail together: nodes have long ones.
+const STRETCHES: usize = 64;
+const SLOTS: usize = 16_384;
+
+impl Shared {
+    /// How many parts of it can fail while others do not.
+    fn parts(&self) -> usize {
+        match self {
+            Shared::Redis(settings, _) if matches!(settings.place, RedisPlace::Cluster(_)) => STRETCHES,
+            Shared::Embedded(_) | Shared::Redis(..) => 1,
+            Shared::Memcached(settings) => settings.nodes.len(),
+        }
+    }
+
+    /// The part where a record is.
+    fn part(&self, key: &Key) -> usize {
+        match self {
+            Shared::Redis(settings, _) if matches!(settings.place, RedisPlace::Cluster(_)) => {
+                usize::from(redis::slot(key)) / (SLOTS / STRETCHES)
+            }
+            Shared::Embedded(_) | Shared::Redis(..) => 0,
+            Shared::Memcached(settings) => memcached::position(&settings.nodes, key.tag),
+        }
+    }
 }
 
 impl Store {
@@ -91,14 +124,16 @@ impl Store {
             }
             KindSettings::Redis(redis) => {
                 let redis = Arc::new(redis.clone());
+                let topology = Arc::default();
                 // What is wrong with its authorities is to be known now, and not at the first session.
-                Redis::new(Arc::clone(&redis)).map_err(|error| OpenError(error.to_string()))?;
-                Shared::Redis(redis)
+                Redis::new(Arc::clone(&redis), Arc::clone(&topology)).map_err(|error| OpenError(error.to_string()))?;
+                Shared::Redis(redis, topology)
             }
+            KindSettings::Memcached(memcached) => Shared::Memcached(Arc::new(memcached.clone())),
         };
         let near = Near::new(settings.near_cache);
-        let breaker = Breaker::new(settings.breaker);
-        Ok(Arc::new(Store { settings, kind, breaker, near, metrics, owed: Mutex::default() }))
+        let breakers = (0..kind.parts()).map(|_| Breaker::new(settings.breaker)).collect();
+        Ok(Arc::new(Store { settings, kind, breakers, near, metrics, owed: Mutex::default() }))
     }
 
     /// Whether a store of these settings is this one: it goes on over a reload then. What an embedded one holds is not
@@ -116,12 +151,13 @@ impl Store {
     pub fn client(self: &Arc<Self>, worker: WorkerId) -> Rc<Client> {
         let inner: Inner = match &self.kind {
             Shared::Embedded(store) => Inner::Embedded(Arc::clone(store)),
-            Shared::Redis(settings) => match Redis::new(Arc::clone(settings)) {
+            Shared::Redis(settings, topology) => match Redis::new(Arc::clone(settings), Arc::clone(topology)) {
                 Ok(redis) => Inner::Redis(redis),
                 Err(error) => Inner::Unusable(error.to_string()),
             },
+            Shared::Memcached(settings) => Inner::Memcached(Memcached::new(Arc::clone(settings))),
         };
-        Rc::new(Client { store: Arc::clone(self), inner, worker })
+        Rc::new(Client { store: Arc::clone(self), inner, worker, unreplicated: Cell::new(0) })
     }
 
     /// Forgets what has expired, bit by bit; to be called about once a second.
@@ -134,7 +170,7 @@ impl Store {
 
     /// Whether it answers, as far as is known.
     pub fn answers(&self) -> bool {
-        self.breaker.is_closed()
+        self.breakers.iter().all(Breaker::is_closed)
     }
 
     /// Records and bytes held, and records that had to make room; where that is ours to know.
@@ -144,7 +180,7 @@ impl Store {
                 let (records, bytes) = store.size();
                 Some((records, bytes, store.evicted()))
             }
-            Shared::Redis(_) => None,
+            Shared::Redis(..) | Shared::Memcached(_) => None,
         }
     }
 
@@ -167,12 +203,12 @@ impl Store {
 
     /// Whether other proxies have to be told of what ends here.
     pub fn is_shared_between_proxies(&self) -> bool {
-        matches!(self.kind, Shared::Redis(_))
+        !matches!(self.kind, Shared::Embedded(_))
     }
 
     /// Hears of sessions that other proxies have ended, for as long as it is polled.
     pub async fn hear_of_ends(&self, mut on_end: impl FnMut(Sid)) {
-        let Shared::Redis(settings) = &self.kind else { return };
+        let Shared::Redis(settings, topology) = &self.kind else { return };
         let on_message = move |message: Vec<u8>| {
             // Whose records they were is not said: what was read is read again.
             self.near.clear();
@@ -180,7 +216,16 @@ impl Store {
                 on_end(Sid(*sid));
             }
         };
-        redis::subscribe(Arc::clone(settings), ENDED, on_message).await;
+        redis::subscribe(Arc::clone(settings), Arc::clone(topology), ENDED, on_message).await;
+    }
+}
+
+impl Store {
+    /// Follows its primary from node to node, for as long as it is polled.
+    pub async fn follow(&self) {
+        if let Shared::Redis(settings, topology) = &self.kind {
+            redis::watch(Arc::clone(settings), Arc::clone(topology)).await;
+        }
     }
 }
 
@@ -192,11 +237,13 @@ pub struct Client {
     store: Arc<Store>,
     inner: Inner,
     worker: WorkerId,
+    unreplicated: Cell<u64>,
 }
 
 enum Inner {
     Embedded(Arc<Embedded>),
     Redis(Redis),
+    Memcached(Memcached),
     /// The system's authorities could be read when the store was opened, and no longer can.
     Unusable(String),
 }
@@ -217,6 +264,22 @@ impl Client {
         match &self.inner {
             Inner::Embedded(store) => Ok(store.subjects()),
             Inner::Redis(redis) => redis.subjects().await,
+            Inner::Memcached(_) => Err(StoreError::Unavailable("memcached has no list of what it holds".to_owned())),
+            Inner::Unusable(why) => Err(StoreError::Unavailable(why.clone())),
+        }
+    }
+
+    /// How many durable changes no replica has confirmed, where there are replicas: a failover may lose them.
+    pub fn unreplicated(&self) -> u64 {
+        self.unreplicated.get()
+    }
+
+    /// Whether the store would rather refuse than forget when it is full.
+    pub async fn keeps_everything(&self) -> Result<bool, StoreError> {
+        match &self.inner {
+            Inner::Embedded(_) => Ok(true),
+            Inner::Redis(redis) => redis.keeps_everything().await,
+            Inner::Memcached(_) => Ok(false),
             Inner::Unusable(why) => Err(StoreError::Unavailable(why.clone())),
         }
     }
@@ -229,7 +292,7 @@ impl Client {
         }
     }
 
-    async fn ask_over_network(&self, redis: &Redis, ask: Ask) -> Result<Answer, StoreError> {
+    async fn ask_over_network(&self, remote: &dyn SessionStore, ask: Ask) -> Result<Answer, StoreError> {
         let now = Clock::now();
         if let Ask::Read(keys) = &ask
             && let Some(entries) = self.store.near.read(keys, now)
@@ -243,11 +306,7 @@ impl Client {
             Ask::Touch(_) => StoreOp::Touch,
             Ask::Delete(_) => StoreOp::Delete,
         };
-        let mut answer = self.once(redis, op, ask.clone()).await;
-        // Reads are harmless to repeat; a change may have been made.
-        if op == StoreOp::Read && matches!(answer, Err(StoreError::TimedOut | StoreError::Unavailable(_))) {
-            answer = self.once(redis, op, ask.clone()).await;
-        }
+        let answer = self.by_part(remote, op, ask.clone()).await;
         if let (Ask::Read(keys), Ok(Answer::Entries(entries))) = (&ask, &answer) {
             self.store.near.keep(keys, entries, now);
         }
@@ -256,28 +315,92 @@ impl Client {
         answer
     }
 
-    async fn once(&self, redis: &Redis, op: StoreOp, ask: Ask) -> Result<Answer, StoreError> {
+    /// Asks each part of the store for what it has: one that is away must not be held against the others.
+    async fn by_part(&self, remote: &dyn SessionStore, op: StoreOp, ask: Ask) -> Result<Answer, StoreError> {
+        if self.store.breakers.len() == 1 {
+            return self.twice(remote, op, 0, ask).await;
+        }
+        let part = |key: &Key| self.store.kind.part(key);
+        let keys = match &ask {
+            Ask::Change(change) => return self.twice(remote, op, part(&change.guard.key()), ask).await,
+            Ask::Read(keys) | Ask::Delete(keys) => keys.clone(),
+            Ask::Touch(keys) => keys.iter().map(|(key, _)| *key).collect(),
+        };
+        let mut parts: Vec<usize> = keys.iter().map(part).collect();
+        let of_each = parts.clone();
+        parts.sort_unstable();
+        parts.dedup();
+        if parts.len() < 2 {
+            return self.twice(remote, op, parts.first().copied().unwrap_or_default(), ask).await;
+        }
+        let asks = parts.iter().map(|part| self.twice(remote, op, *part, only(&ask, &of_each, *part)));
+        let mut entries = vec![None; keys.len()];
+        for (part, answer) in parts.iter().zip(futures_util::future::join_all(asks).await) {
+            if let Answer::Entries(found) = answer? {
+                let places = (0..keys.len()).filter(|at| of_each[*at] == *part);
+                places.zip(found).for_each(|(at, entry)| entries[at] = entry);
+            }
+        }
+        Ok(if op == StoreOp::Read { Answer::Entries(entries) } else { Answer::Done })
+    }
+
+    /// Reads are harmless to repeat; a change may have been made.
+    async fn twice(&self, remote: &dyn SessionStore, op: StoreOp, part: usize, ask: Ask) -> Result<Answer, StoreError> {
+        if op != StoreOp::Read {
+            return self.once(remote, op, part, ask).await;
+        }
+        match self.once(remote, op, part, ask.clone()).await {
+            Err(StoreError::TimedOut | StoreError::Unavailable(_)) => self.once(remote, op, part, ask).await,
+            answer => answer,
+        }
+    }
+
+    async fn once(&self, remote: &dyn SessionStore, op: StoreOp, part: usize, ask: Ask) -> Result<Answer, StoreError> {
         let begun = Clock::now();
-        if !self.store.breaker.admits(begun) {
+        let breaker = &self.store.breakers[part];
+        if !breaker.admits(begun) {
             self.store.metrics.failed(self.worker, op, StoreError::Resting.word());
             return Err(StoreError::Resting);
         }
-        let answer = redis.ask(ask).await;
+        let answer = remote.ask(ask).await;
         let ended = Clock::now();
         self.store.metrics.took(self.worker, op, ended.since(begun));
+        self.count_unreplicated(op);
         match &answer {
-            Ok(_) => self.store.breaker.succeeded(),
+            Ok(_) => breaker.succeeded(),
             // It answers, and has no room: that is no reason to leave it alone.
             Err(StoreError::Full) => {
                 self.store.metrics.failed(self.worker, op, StoreError::Full.word());
-                self.store.breaker.succeeded();
+                breaker.succeeded();
             }
             Err(error) => {
                 self.store.metrics.failed(self.worker, op, error.word());
-                self.store.breaker.failed(ended);
+                breaker.failed(ended);
             }
         }
         answer
+    }
+}
+
+/// What of an ask is about records of one part.
+fn only(ask: &Ask, parts: &[usize], part: usize) -> Ask {
+    let is_there = |at: &usize| parts[*at] == part;
+    match ask {
+        Ask::Read(keys) => Ask::Read((0..keys.len()).filter(is_there).map(|at| keys[at]).collect()),
+        Ask::Delete(keys) => Ask::Delete((0..keys.len()).filter(is_there).map(|at| keys[at]).collect()),
+        Ask::Touch(keys) => Ask::Touch((0..keys.len()).filter(is_there).map(|at| keys[at]).collect()),
+        Ask::Change(_) => ask.clone(),
+    }
+}
+
+impl Client {
+    /// It is done all the same: whoever waits for it is not to be told that it failed.
+    fn count_unreplicated(&self, op: StoreOp) {
+        let Inner::Redis(redis) = &self.inner else { return };
+        for _ in 0..redis.take_unreplicated() {
+            self.unreplicated.set(self.unreplicated.get() + 1);
+            self.store.metrics.failed(self.worker, op, StoreFault::Unreplicated);
+        }
     }
 }
 
@@ -286,6 +409,7 @@ impl SessionStore for Client {
         match &self.inner {
             Inner::Embedded(store) => store.ask(ask),
             Inner::Redis(redis) => Box::pin(self.ask_over_network(redis, ask)),
+            Inner::Memcached(memcached) => Box::pin(self.ask_over_network(memcached, ask)),
             Inner::Unusable(why) => Box::pin(std::future::ready(Err(StoreError::Unavailable(why.clone())))),
         }
     }
@@ -294,6 +418,7 @@ impl SessionStore for Client {
         match &self.inner {
             Inner::Embedded(_) | Inner::Unusable(_) => Box::pin(std::future::ready(())),
             Inner::Redis(redis) => redis.pause(tries),
+            Inner::Memcached(memcached) => memcached.pause(tries),
         }
     }
 }

@@ -109,8 +109,10 @@ impl Endpoint {
     pub fn facts(&self, session: &rustls::ServerConnection) -> Facts {
         let sni = session.server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let client_certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let shown = &self.certificates.candidates(sni.as_deref())[0];
         Facts {
-            names: Arc::clone(&self.certificates.candidates(sni.as_deref())[0].names),
+            names: Arc::clone(&shown.names),
+            self_signed: shown.self_signed,
             sni,
             client_certificate: client_certificate.map(|certificate| certificate.as_ref().into()),
             resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
@@ -124,6 +126,8 @@ pub struct Facts {
     pub sni: Option<Box<str>>,
     /// The names of the certificate that was shown to the client.
     pub names: Arc<Names>,
+    /// That certificate is nobody's but our own.
+    pub self_signed: bool,
     /// The client's own certificate, in DER form.
     pub client_certificate: Option<Box<[u8]>>,
     pub resumed: bool,

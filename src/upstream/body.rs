@@ -4,6 +4,7 @@
 //! bound it is forgotten and the exchange can no longer be tried again once any of it was sent.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -113,6 +114,27 @@ impl RequestBody {
             }
             source.awaits_client
         })
+    }
+
+    /// The whole body, read before any of it is sent; none if it is longer than `most`, or does not say how long it is.
+    pub async fn gather(&self, most: usize) -> Result<Option<Vec<u8>>, BodyFault> {
+        let Some(source) = &self.0 else { return Ok(Some(Vec::new())) };
+        {
+            let mut source = source.borrow_mut();
+            let announced = source.incoming.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+            if announced.is_none_or(|bytes| bytes > most) {
+                return Ok(None);
+            }
+            source.keep_most = source.keep_most.max(most);
+        }
+        let mut reading = self.attempt();
+        let mut whole = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut reading).poll_frame(cx)).await {
+            if let Some(data) = frame?.data_ref() {
+                whole.extend_from_slice(data);
+            }
+        }
+        Ok(Some(whole))
     }
 
     /// No further attempt will come: nothing more needs to be kept.

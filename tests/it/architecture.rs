@@ -16,6 +16,8 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("recent", &["balance"]),
         ("rate", &["recent"]),
         ("session", &[]),
+        ("protect", &["headers"]),
+        ("stateless", &["headers"]),
     ],
     &[("pool", &[])],
     &[
@@ -25,6 +27,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("store", &["tls"]),
         ("probe", &["upstream"]),
         ("private", &[]),
+        ("jwks", &["tls"]),
     ],
     &[("config", &[]), ("runtime", &["config"]), ("proxy", &["runtime", "config"])],
     &[("admin", &[]), ("session_api", &[])],

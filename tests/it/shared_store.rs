@@ -323,6 +323,7 @@ fn web_socket_until_closed(address: std::net::SocketAddr, cookie: &str) -> Optio
     block_on(async move {
         let mut request = format!("ws://{address}/ws").into_client_request().unwrap();
         request.headers_mut().insert("host", "localhost".parse().unwrap());
+        request.headers_mut().insert("origin", "http://localhost".parse().unwrap());
         request.headers_mut().insert("cookie", format!("{COOKIE}={cookie}").parse().unwrap());
         let stream = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         let opened = tokio_tungstenite::client_async(request, stream).await.map_err(|error| error.to_string())?;

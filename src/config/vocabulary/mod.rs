@@ -5,8 +5,10 @@
 
 mod edge;
 mod pool;
+mod protect;
 mod route;
 mod session;
+mod stateless;
 
 /// What a value has to be.
 #[derive(Clone, Copy)]
@@ -31,6 +33,11 @@ pub enum Kind {
     /// One of these words.
     Word(fn() -> Vec<&'static str>),
     TextList,
+    /// Whole numbers within bounds.
+    IntegerList {
+        min: i64,
+        max: i64,
+    },
     /// Names and texts of the user's choice.
     TextMap,
     /// `[table]` or an inline one.
@@ -100,6 +107,12 @@ pub static ROOT: Table = Table {
             "Where servers of shared pools read and write sessions; never a public address.",
         ),
         key("store", Kind::Tables(&session::STORE), Absent::Nothing(""), "Where sessions are kept."),
+        key(
+            "protect",
+            Kind::Table(&protect::PROTECT),
+            Absent::Nothing(""),
+            "What the edge enforces, whatever the mode of a pool.",
+        ),
         key("admin", Kind::Table(&edge::ADMIN), Absent::Nothing(""), "Where metrics and health are served."),
         key("listener", Kind::Tables(&edge::LISTENER), Absent::Required, "A bound address with its TLS and limits."),
         key(

@@ -1,7 +1,7 @@
 //! The pools: servers, pins, health, time limits, connections.
 
 use super::Absent::{Computed, Default as Is, Nothing, Required};
-use super::{ANY_COUNT, ANY_SIZE, Kind, Table, key, session, words};
+use super::{ANY_COUNT, ANY_SIZE, Kind, Table, key, session, stateless, words};
 use crate::affinity::SameSite;
 use crate::balance::Balance;
 use crate::pool::WhenUnavailable;
@@ -11,13 +11,24 @@ pub(super) static POOL: Table = Table {
     doc: "A named set of servers with one mode and one balance policy.",
     keys: &[
         key("name", Kind::Text, Required, "Its identity, also in metrics and logs."),
-        key("mode", Kind::Word(|| vec!["none", "sticky", "shared"]), Is("\"sticky\""), "How sessions are kept."),
+        key(
+            "mode",
+            Kind::Word(|| vec!["none", "sticky", "shared", "stateless"]),
+            Is("\"sticky\""),
+            "How sessions are kept.",
+        ),
         key("balance", Kind::Word(|| words(Balance::ALL, Balance::as_str)), Is("\"p2c\""), "Where newcomers go."),
         key("host", Kind::Text, Nothing("\"shop.internal\""), "Host that servers see; absent: as the client sent it."),
         key("debug_headers", Kind::Bool, Is("false"), "Clients see Steadfast-Verdict."),
         key("server", Kind::Tables(&SERVER), Required, "One upstream member."),
         key("sticky", Kind::Table(&STICKY), Nothing(""), "The pin cookie; only with mode = \"sticky\"."),
         key("shared", Kind::Table(&session::SHARED), Nothing(""), "Sessions in a store; only with mode = \"shared\"."),
+        key(
+            "stateless",
+            Kind::Table(&stateless::STATELESS),
+            Nothing(""),
+            "Signed tokens; only with mode = \"stateless\".",
+        ),
         key("health", Kind::Table(&HEALTH), Nothing(""), "Active probes."),
         key("outlier", Kind::Table(&OUTLIER), Nothing(""), "Passive ejection."),
         key("timeouts", Kind::Table(&TIMEOUTS), Nothing(""), "How long servers may take."),

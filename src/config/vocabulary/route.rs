@@ -2,7 +2,7 @@
 
 use super::Absent::{Computed, Default as Is, Nothing, Required};
 use super::{ANY_SIZE, Kind, Table, key, words};
-use crate::names::{RateBy, SessionNeed};
+use crate::names::{Csrf, RateBy, SessionNeed};
 
 pub(super) static ROUTE: Table = Table {
     path: "route",
@@ -54,9 +54,22 @@ pub(super) static ROUTE: Table = Table {
             "session",
             Kind::Word(|| words(SessionNeed::ALL, SessionNeed::as_str)),
             Is("\"optional\""),
-            "Whether these requests have a session; only for pools whose sessions the proxy keeps.",
+            "Whether these requests have a session or token; only for shared and stateless pools.",
         ),
-        key("login_url", Kind::Text, Nothing("\"/login\""), "Where navigations without a session go that need one."),
+        key(
+            "csrf",
+            Kind::Word(|| words(Csrf::ALL, Csrf::as_str)),
+            Computed("the value of `[protect] csrf`"),
+            "What becomes of requests that another site has sent.",
+        ),
+        key("protect_safe", Kind::Bool, Is("false"), "true: the rules for requests from other sites hold for GET too."),
+        key(
+            "require",
+            Kind::Table(&REQUIRE),
+            Nothing("{ acr = [\"mfa\"], max_age = \"10m\" }"),
+            "Step-up: how, and how recently, somebody has to have shown who they are (RFC 9470).",
+        ),
+        key("login_url", Kind::Text, Nothing("\"/login\""), "Where navigations go that need a session, or a step-up."),
     ],
 };
 
@@ -75,6 +88,15 @@ static RESPOND: Table = Table {
     keys: &[
         key("status", Kind::Integer { min: 200, max: 599 }, Required, "Status code."),
         key("body", Kind::Text, Is("\"\""), "Plain text, or HTML when it begins with <."),
+    ],
+};
+
+static REQUIRE: Table = Table {
+    path: "route.require",
+    doc: "How, and how recently, somebody has to have shown who they are.",
+    keys: &[
+        key("acr", Kind::TextList, Is("[]"), "One of these levels (`acr`); []: any."),
+        key("max_age", Kind::LongerThanZero, Nothing("\"10m\""), "The login is no older than this."),
     ],
 };
 

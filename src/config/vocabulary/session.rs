@@ -10,23 +10,72 @@ pub(super) static STORE: Table = Table {
     doc: "Where sessions are kept.",
     keys: &[
         key("name", Kind::Text, Required, "Its identity: pools and metrics name it."),
-        key("kind", Kind::Word(|| vec!["embedded", "redis"]), Is("\"embedded\""), "What it is."),
+        key("kind", Kind::Word(|| vec!["embedded", "redis", "memcached"]), Is("\"embedded\""), "What it is."),
         key("path", Kind::Text, Nothing("\"sessions.redb\""), "embedded: a file that survives; absent: memory only."),
         key("memory", Kind::Size { min: 1 << 20, max: 1 << 40 }, Is("\"256MiB\""), "embedded: what it may hold."),
         key("url", Kind::Text, Nothing("\"rediss://cache.internal:6380\""), "redis: one node."),
+        key(
+            "sentinel",
+            Kind::Table(&SENTINEL),
+            Nothing("{ master = \"mymaster\", nodes = [\"10.0.0.1:26379\"] }"),
+            "redis: the primary that these sentinels name.",
+        ),
+        key(
+            "cluster",
+            Kind::TextList,
+            Nothing("[\"10.0.0.1:6379\", \"10.0.0.2:6379\"]"),
+            "redis: a cluster, found by any of these nodes.",
+        ),
+        key("tls", Kind::Bool, Is("false"), "redis: TLS to `sentinel` and `cluster` nodes; a `url` says it itself."),
+        key(
+            "nodes",
+            Kind::TextList,
+            Nothing("[\"10.0.0.1:11211\"]"),
+            "memcached: its nodes. A session is on one of them, and stays there.",
+        ),
         key("username", Kind::Text, Nothing("\"steadfast\""), "redis: an ACL user."),
         key("password", Kind::Text, Nothing("\"file:redis.password\""), "redis: \"file:PATH\" or \"env:NAME\"."),
         key("ca", Kind::Text, Nothing("\"internal-ca.pem\""), "redis over TLS: authorities; absent: the system's."),
-        key("connect", Kind::LongerThanZero, Is("\"250ms\""), "redis: to a connection."),
-        key("timeout", Kind::LongerThanZero, Is("\"250ms\""), "redis: of one operation; a read is tried twice."),
-        key("near_cache", Kind::Duration, Is("\"0s\""), "redis: how old reads may be, at most \"1s\"; 0: never."),
+        key("connect", Kind::LongerThanZero, Is("\"250ms\""), "redis, memcached: to a connection."),
+        key(
+            "timeout",
+            Kind::LongerThanZero,
+            Is("\"250ms\""),
+            "redis, memcached: of one operation; a read is tried twice.",
+        ),
+        key(
+            "near_cache",
+            Kind::Duration,
+            Is("\"0s\""),
+            "redis, memcached: how old reads may be, at most \"1s\"; 0: never.",
+        ),
         key(
             "breaker",
             Kind::Table(&BREAKER),
             Nothing("{ failures = 5, within = \"1s\", probe = \"500ms\" }"),
-            "redis: when it is left alone for a while.",
+            "redis, memcached: when it is left alone for a while.",
         ),
         key("max_bytes", Kind::Size { min: 256, max: 16 << 20 }, Is("\"64KiB\""), "Data of one session."),
+    ],
+};
+
+static SENTINEL: Table = Table {
+    path: "store.sentinel",
+    doc: "A primary that sentinels watch over.",
+    keys: &[
+        key("master", Kind::Text, Required, "Its name with the sentinels."),
+        key("nodes", Kind::TextList, Required, "Sentinels, asked in turn."),
+    ],
+};
+
+static LOGIN_WHEN: Table = Table {
+    path: "pool.shared.login_when",
+    doc: "A login that is seen from outside, where the application does not say it.",
+    keys: &[
+        key("path", Kind::Text, Required, "Exactly this path"),
+        key("method", Kind::Text, Is("\"POST\""), "and method,"),
+        key("status", Kind::IntegerList { min: 200, max: 599 }, Is("[302, 303]"), "answered with one of these,"),
+        key("cookie_changed", Kind::Text, Nothing("\"sessionid\""), "and this cookie of `vault` has another value."),
     ],
 };
 
@@ -90,6 +139,18 @@ pub(super) static SHARED: Table = Table {
             "What browsers are to forget at a logout; []: nothing.",
         ),
         key("tunnel_recheck", Kind::LongerThanZero, Is("\"30s\""), "How often sessions of open tunnels are looked at."),
+        key(
+            "vault",
+            Kind::TextList,
+            Is("[]"),
+            "Cookies of the application that are kept here: the browser never has them.",
+        ),
+        key(
+            "login_when",
+            Kind::Table(&LOGIN_WHEN),
+            Nothing("{ path = \"/login\", method = \"POST\", status = [302, 303], cookie_changed = \"sessionid\" }"),
+            "A login that is seen from outside: the session gets a new cookie then.",
+        ),
     ],
 };
 

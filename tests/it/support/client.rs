@@ -61,6 +61,8 @@ pub struct Client {
     server_name: String,
     host: String,
     http2: bool,
+    /// Says nothing of which page a request comes from, as clients do that are no browsers.
+    silent: bool,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
     pub cookies: BTreeMap<String, String>,
@@ -74,6 +76,7 @@ impl Client {
             server_name: "localhost".to_owned(),
             host: address.to_string(),
             http2: false,
+            silent: false,
             headers: Vec::new(),
             cookies: BTreeMap::new(),
         }
@@ -90,6 +93,11 @@ impl Client {
 
     pub fn with_tls(mut self, config: ClientConfig) -> Self {
         self.tls = Some(Arc::new(config));
+        self
+    }
+
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
         self
     }
 
@@ -142,11 +150,18 @@ impl Client {
     pub fn request(&self, method: Method, path: &str) -> http::request::Builder {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let target = if self.http2 { format!("{scheme}://{}{path}", self.host) } else { path.to_owned() };
+        let is_safe = method.is_safe();
         let mut request = Request::builder().method(method).uri(target);
         if !self.http2 {
             request = request.header(header::HOST, &self.host);
         } else {
             request = request.version(Version::HTTP_2);
+        }
+        let says_whence =
+            |(name, _): &(String, String)| ["sec-fetch-site", "origin"].contains(&name.to_ascii_lowercase().as_str());
+        if !is_safe && !self.silent && !self.headers.iter().any(says_whence) {
+            // As browsers do for a page's own requests.
+            request = request.header("sec-fetch-site", "same-origin");
         }
         for (name, value) in &self.headers {
             request = request.header(name, value);

@@ -5,10 +5,12 @@
 
 pub mod certs;
 pub mod client;
+pub mod memcached;
 pub mod origin;
 pub mod proxy;
 pub mod redis;
 pub mod saying;
+pub mod tokens;
 
 use std::time::{Duration, Instant};
 
