@@ -4,7 +4,8 @@
 //!
 //! A socket is accepted by one worker's [`listener`], which does TLS and HTTP and hands each request to [`proxy`].
 //! There it is identified (whose word counts about client and scheme), routed ([`routing`]), admitted ([`headers`]),
-//! recalled ([`affinity`]: which server does the session belong to?), attempted ([`pool`] chooses, [`upstream`]
+//! recalled ([`affinity`]: which server does the session belong to? [`session`], [`stateless`]: who asks?), held to what
+//! the edge enforces ([`protect`]), attempted ([`pool`] chooses, [`upstream`]
 //! connects and sends, [`health`] is told), answered, and settled: load, [`metrics`] and the log line are closed when
 //! the response's body ends, however it ends.
 //!
@@ -15,8 +16,8 @@
 //! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
 //! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`],
-//! [`rate`], [`recent`], [`session`]); state ([`pool`]); effects ([`tls`], [`listener`],
-//! [`upstream`], [`store`], [`probe`], [`private`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`], [`session_api`]); and the shell
+//! [`rate`], [`recent`], [`session`], [`protect`], [`stateless`]); state ([`pool`]); effects ([`tls`], [`listener`],
+//! [`upstream`], [`store`], [`probe`], [`private`], [`jwks`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`], [`session_api`]); and the shell
 //! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
 pub mod admin;

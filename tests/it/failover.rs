@@ -141,6 +141,7 @@ async fn comes_about(what: &str, holds: impl Fn() -> bool + Send + Sync + 'stati
             return;
         }
         assert!(Instant::now() < deadline, "it never came about that {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -189,6 +190,11 @@ impl Load {
         let CookieDecision::Set(cookie) = committed.cookie else { panic!("a login sets a cookie") };
         let (given_up, written) = (Vec::new(), BTreeMap::new());
         Some(Book { cookie, given_up, began: Instant::now(), is_certain, written, end: End::Open })
+    }
+
+    /// Where no failure is expected.
+    async fn surely_log_in(&self, client: &Client, user: &str) -> Book {
+        self.log_in(client, user).await.unwrap_or_else(|| panic!("no login: {:?}", self.failures()))
     }
 
     async fn write(&self, client: &Client, book: &mut Book, number: u64) {
@@ -272,7 +278,7 @@ impl Load {
     /// Looks at everything again. `died`: when a node did.
     async fn look(&self, died: Instant) -> Findings {
         let mut findings = Findings::default();
-        for book in &*self.books.borrow() {
+        for book in &self.books.take() {
             let found = self.surely(&book.cookie).await;
             let was_before = |at: &Instant| usize::from(*at < died);
             match (&book.end, found.session()) {
@@ -446,8 +452,7 @@ async fn use_again(load: &Load, task: usize, mut books: Vec<Book>) {
             15..25 => load.turn(client, book, Turn::Renew).await,
             25..28 => {
                 load.log_out(client, book).await;
-                let user = format!("again-{task}-{number}");
-                let next = load.log_in(client, &user).await.expect("a login");
+                let next = load.surely_log_in(client, &format!("again-{task}-{number}")).await;
                 load.books.borrow_mut().push(std::mem::replace(book, next));
             }
             _ => load.write(client, book, number).await,
@@ -466,7 +471,7 @@ fn slots_that_move_while_they_are_used_take_everything_along_and_nobody_is_refus
             let users = (0..4).map(|user| format!("user-{task}-{user}"));
             let mut some = Vec::new();
             for user in users {
-                some.push(load.log_in(client, &user).await.expect("a login"));
+                some.push(load.surely_log_in(client, &user).await);
             }
             books.push(some);
         }

@@ -21,7 +21,7 @@ use steadfast::store::{
 use tokio::task::LocalSet;
 
 use crate::support::memcached::Memcached;
-use crate::support::redis::Redis;
+use crate::support::redis::{Cluster, Redis, Sentinels};
 use crate::support::{Client as User, Origin, Proxy, eventually, servers};
 
 fn open(kind: KindSettings) -> Arc<Store> {
@@ -39,6 +39,7 @@ fn open(kind: KindSettings) -> Arc<Store> {
 /// Runs a test on every store, each with two clients as two workers have them.
 fn on_every_store<F: Future<Output = ()>>(test: impl Fn(&'static str, [Rc<Client>; 2]) -> F) {
     let redis = Redis::start();
+    let (sentinels, cluster) = (Sentinels::start(), Cluster::start());
     let nodes = [Memcached::start(), Memcached::start()];
     let memcached = MemcachedSettings {
         nodes: nodes.iter().map(|node| MemcachedNode::parse(&node.address()).unwrap()).collect(),
@@ -53,6 +54,8 @@ fn on_every_store<F: Future<Output = ()>>(test: impl Fn(&'static str, [Rc<Client
         ("memory", KindSettings::Embedded { path: None, memory: 64 << 20 }),
         ("file", KindSettings::Embedded { path: Some(directory.path().join("s.redb")), memory: 64 << 20 }),
         ("redis", KindSettings::Redis(settings)),
+        ("sentinel", KindSettings::Redis(sentinels.settings())),
+        ("cluster", KindSettings::Redis(cluster.settings())),
         ("memcached", KindSettings::Memcached(memcached)),
     ];
     for (name, kind) in kinds {

@@ -92,7 +92,8 @@ impl Dialer {
         Ok(Connection::new(client, driver))
     }
 
-    /// A connection to a node that does nothing but listen. Its task is the `redis` crate's, and ends with the second half.
+    /// A connection to a node that does nothing but listen. Its task is the `redis` crate's, and ends with the second
+    /// half.
     pub async fn listen(&self, address: &Address, channel: &str) -> Result<(PubSubSink, PubSubStream), Failure> {
         self.listen_as(address, &self.login(), channel).await
     }

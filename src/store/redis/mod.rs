@@ -28,15 +28,17 @@
 //!
 //! # What has to last
 //!
-//! Logins, logouts and whatever ends sessions go over a second connection to the node, and are followed there by WAIT if
-//! the node has replicas: WAIT counts, and stops, what its own connection writes. It waits for one replica, for 50 ms; if
-//! none has it by then the answer is the same, and is counted. Then, and only then, a failover may undo a logout that was
-//! answered. Everything else is answered by the primary alone, and what it was told in its last moment may be lost with it.
+//! Logins, logouts and whatever ends sessions go over a second connection to the node, and are followed there by WAIT
+//! if the node has replicas: WAIT counts, and stops, what its own connection writes. It waits for one replica, for 50 ms
+//! at most; if none has it by then the answer is the same, and is counted. A failover may undo a logout that was
+//! answered so. Everything else is answered by the primary alone, and may be lost with it if it dies a moment later.
 //!
-//! Replicas are never read from. Nothing goes by the version of a node, nor by its name. It has to permit EVALSHA, EVAL
-//! and what the script of changes calls, GET, PTTL, PEXPIRE, UNLINK, SCAN, PUBLISH and SUBSCRIBE; ROLE and WAIT (without
-//! them, what has to last is counted as if there were replicas that do not have it); INFO; in a cluster CLUSTER SLOTS and
-//! ASKING.
+//! # What a node has to permit
+//!
+//! EVALSHA, EVAL and what the script of changes calls, GET, PTTL, PEXPIRE, UNLINK, SCAN, PUBLISH, SUBSCRIBE and PING;
+//! INFO where tokens are revoked; in a cluster CLUSTER SLOTS and ASKING. ROLE and WAIT: without ROLE a node is thought to
+//! have replicas, and sentinels are not believed about it; without WAIT nothing is known to be at any. Replicas are never
+//! read from. Nothing goes by the version of a node, nor by its name.
 //!
 //! This does not rest after failures: that is for whoever holds several stores.
 
@@ -102,8 +104,8 @@ impl Redis {
         Ok(Redis { settings, nodes, unreplicated: Cell::new(0) })
     }
 
-    /// How many asks that had to last were answered since this was asked last and are not known to be at any replica, although
-    /// there are replicas.
+    /// How many asks that had to last were answered, since this was asked last, and are not known to be at any replica
+    /// although there are replicas.
     pub fn take_unreplicated(&self) -> u64 {
         self.unreplicated.take()
     }
