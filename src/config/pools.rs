@@ -13,11 +13,14 @@ use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
 use super::{sessions, stateless};
 use crate::affinity::{SameSite, Source, StickySettings};
 use crate::balance::Balance;
+use crate::headers;
 use crate::health::{OutlierSettings, RiseFall};
+use crate::names::HeldBy;
 use crate::pool::{PinKind, PinRules, Queue, RetryBudget, ServerSettings, WhenUnavailable};
 use crate::probe;
 use crate::rate::Rate;
 use crate::routing::Authority;
+use crate::stateless::Carrier;
 use crate::store;
 use crate::tls::{ClientSettings, ServerName};
 use crate::upstream::{Address, TargetSettings};
@@ -32,13 +35,7 @@ pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>, stores: &[store
     let mut pools: Vec<PoolSettings> = Vec::new();
     for section in sections {
         let Some(pool) = pool(context, section, &store_names, stores) else { continue };
-        let own = |sticky: &&StickySettings| sticky.source == Source::Cookie;
-        let cookie = |pool: &PoolSettings| pool.sticky.as_ref().filter(own).map(|sticky| sticky.cookie.clone());
-        let taken = pools.iter().find(|other| cookie(other).is_some() && cookie(other) == cookie(&pool));
-        if let Some(other) = taken.filter(|other| other.name != pool.name) {
-            let message = format!("pools `{}` and `{}` would use one cookie name", other.name, pool.name);
-            context.error(section.place("name"), message, "give each its own `[pool.sticky] cookie`".to_owned());
-        }
+        check_cookie(context, section, &pools, &pool);
         pools.push(pool);
     }
     let shared: Vec<_> = pools.iter().map(|pool| pool.shared.clone()).collect();
@@ -46,6 +43,39 @@ pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>, stores: &[store
         sessions::check_realms(context, sections, &shared);
     }
     pools
+}
+
+/// A cookie means one thing: a pin, a session or a token; and one pool's pin is not another's.
+fn check_cookie(context: &Context<'_>, section: &Section<'_>, earlier: &[PoolSettings], pool: &PoolSettings) {
+    let Some((cookie, _)) = cookie_of(pool) else { return };
+    if cookie == headers::ADMIN_COOKIE {
+        let message = format!("`{cookie}` is the cookie of the admin surface");
+        context.error(section.place("name"), message, "give the pool another `cookie`".to_owned());
+    }
+    let taken = earlier.iter().find(|other| {
+        let both_share = other.shared.is_some() && pool.shared.is_some();
+        let both_read = other.stateless.is_some() && pool.stateless.is_some();
+        // Sessions of two realms have a check of their own, and tokens may be for several pools.
+        other.name != pool.name && !both_share && !both_read && cookie_of(other).is_some_and(|(name, _)| name == cookie)
+    });
+    if let Some(other) = taken {
+        let (_, key) = cookie_of(pool).unwrap_or_default();
+        let message = format!("pools `{}` and `{}` would use one cookie name", other.name, pool.name);
+        context.error(section.place("name"), message, format!("give each its own `{key}`"));
+    }
+}
+
+/// The cookie that the proxy reads for a pool, and the key that names it.
+fn cookie_of(pool: &PoolSettings) -> Option<(&str, &'static str)> {
+    let pin = pool.sticky.as_ref().filter(|sticky| sticky.source == Source::Cookie);
+    let session = pool.shared.as_ref().filter(|shared| shared.held_by == HeldBy::Proxy);
+    let carrier = pool.stateless.as_ref().map(|stateless| &stateless.verify.carrier);
+    match (pin, session, carrier) {
+        (Some(pin), ..) => Some((&pin.cookie, "[pool.sticky] cookie")),
+        (None, Some(session), _) => Some((&session.cookie, "[pool.shared] cookie")),
+        (None, None, Some(Carrier::Cookie(name))) => Some((name, "[pool.stateless] carrier")),
+        _ => None,
+    }
 }
 
 fn pool(

@@ -21,6 +21,7 @@ pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>) -> Vec<Route> {
     });
     let (sections, routes): (Vec<_>, Vec<_>) = resolved.unzip();
     check_equal(context, &sections, &routes);
+    check_logins(context, &sections, &routes);
     check_unused(context, &pool_names, &routes);
     routes
 }
@@ -188,6 +189,46 @@ fn redirect(context: &Context<'_>, to: &Located<String>) -> Option<Action> {
         context.error(to.span.clone(), format!("\"{}\" is no URL to redirect to", to.value), help);
     }
     usable.then(|| Action::Redirect(to.value.trim_end_matches('/').into()))
+}
+
+/// The way to a login has to be used somewhere, and must not lead back to itself.
+fn check_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route]) {
+    let asks = |route: &Route| route.session == SessionNeed::Required || route.require.is_some();
+    for (section, route) in sections.iter().zip(routes) {
+        if route.session == SessionNeed::Off && route.require.is_some() {
+            let message = "`require` cannot be met with `session = \"off\"`: nobody is known there";
+            context.error(section.place("require"), message, None);
+        }
+        let Some(login) = &route.login_url else { continue };
+        if !asks(route) {
+            let help = Some("it is for `session = \"required\"` and `require`".to_owned());
+            context.problems.warn(section.place("login_url"), "nobody is sent to this `login_url`", help);
+        }
+        let path = login.split(['?', '#']).next().unwrap_or_default();
+        let is_there = |other: &&Route| {
+            other.matches.host == route.matches.host
+                && (*other.matches.path == *"/" || is_below(path, &other.matches.path))
+        };
+        let page = routes.iter().filter(is_there).max_by_key(|other| other.matches.path.len());
+        // What takes somebody as they are: for a step-up, whoever has logged in at all.
+        let is_closed = |page: &Route| match (page.session, &page.require) {
+            (_, Some(_)) => true,
+            (SessionNeed::Required, None) => route.session == SessionNeed::Required,
+            _ => false,
+        };
+        if login.starts_with('/') && asks(route) && page.is_some_and(is_closed) {
+            let help = Some("give it a `[[route]]` of its own that asks for nothing".to_owned());
+            context.problems.warn(
+                section.place("login_url"),
+                "the login page asks for a login itself: that goes in circles",
+                help,
+            );
+        }
+    }
+}
+
+fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn check_equal(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route]) {

@@ -185,6 +185,93 @@ fn shared_pools_are_checked_as_a_whole() {
 }
 
 #[test]
+fn a_cookie_means_one_thing() {
+    let second = "[[route]]\npath = \"/x\"\npool = \"other\"\n[[pool]]\nname = \"other\"\n\
+                  server = [{ name = \"b\", address = \"127.0.0.1:2\" }]\n";
+    let store = "[[store]]\nname = \"main\"\n";
+    for (first, other) in [
+        ("[pool.sticky]\ncookie = \"__Host-a\"\n", "mode = \"sticky\"\n[pool.sticky]\ncookie = \"__Host-a\"\n"),
+        (
+            "[pool.sticky]\ncookie = \"__Host-a\"\n",
+            "mode = \"shared\"\n[pool.shared]\nstore = \"main\"\ncookie = \"__Host-a\"\n",
+        ),
+    ] {
+        assert_complains(&format!("{MINIMAL}{first}{store}{second}{other}"), "would use one cookie name");
+    }
+    assert_complains(&format!("{MINIMAL}[pool.sticky]\ncookie = \"__Host-sf-admin\"\n"), "of the admin surface");
+}
+
+#[test]
+fn the_way_to_a_login_is_used_and_leads_somewhere_else() {
+    let shared = |route: &str, more: &str| {
+        let whole = MINIMAL.replace("pool = \"shop\"", &format!("pool = \"shop\"\n{route}"));
+        let whole = whole.replace("mode = \"sticky\"", "mode = \"shared\"");
+        format!("{whole}[pool.shared]\nstore = \"main\"\n[[store]]\nname = \"main\"\n{more}")
+    };
+    let warns = |source: &str, wanted: &str| {
+        let loaded = read(source).unwrap_or_else(|report| panic!("{}", report.human(false)));
+        loaded.warnings.problems.iter().any(|problem| problem.message.contains(wanted))
+    };
+    let required = "session = \"required\"\nlogin_url = \"/login\"";
+    let page = "[[route]]\npath = \"/login\"\npool = \"shop\"\n";
+    assert!(warns(&shared(required, ""), "goes in circles"));
+    assert!(!warns(&shared(required, page), "goes in circles"));
+    assert!(warns(&shared("login_url = \"/login\"", ""), "nobody is sent"));
+    let sensitive =
+        "[[route]]\npath = \"/payout\"\npool = \"shop\"\nrequire = { acr = [\"mfa\"] }\nlogin_url = \"/step-up\"\n";
+    assert!(!warns(
+        &shared("session = \"required\"\nlogin_url = \"/login\"", &format!("{page}{sensitive}")),
+        "goes in circles"
+    ));
+    assert_complains(&shared("session = \"off\"\nrequire = { acr = [\"mfa\"] }", ""), "nobody is known there");
+    assert_complains(&shared("require = {}", ""), "`require` requires nothing");
+    assert_complains(&shared("require = { acr = [\"m fa\"] }", ""), "is no level");
+}
+
+#[test]
+fn tokens_need_an_issuer_its_keys_and_what_they_are_for() {
+    let stateless = |more: &str, issuer: &str| {
+        let whole = MINIMAL.replace("mode = \"sticky\"", "mode = \"stateless\"");
+        format!("{whole}[pool.stateless]\n{more}\n{issuer}")
+    };
+    let issuer =
+        |more: &str| format!("[[pool.stateless.issuer]]\nissuer = \"https://id\"\naudience = [\"shop\"]\n{more}");
+    let good = issuer("jwks = \"https://id.example.com/keys\"");
+    read(&stateless("", &good)).unwrap_or_else(|report| panic!("{}", report.human(false)));
+    for (more, issuer, wanted) in [
+        ("", String::new(), "needs an issuer"),
+        ("", issuer(""), "an issuer needs keys"),
+        ("", issuer("jwks = \"http://id.example.com/keys\""), "is no place of keys"),
+        ("", issuer("jwks = \"https://id.example.com/keys\"\nalgorithms = [\"none\"]"), "is no algorithm"),
+        ("", issuer("jwks = \"https://id.example.com/keys\"\nalgorithms = [\"HS256\"]"), "does not go with these keys"),
+        ("", issuer("jwks = \"https://id.example.com/keys\"\nalgorithms = []"), "needs an algorithm"),
+        ("", issuer("jwks = \"https://id.example.com/keys\"\nsecret = \"env:PATH\""), "exclude each other"),
+        ("", issuer("jwks = \"file:keys.json\"\nca = \"ca.pem\""), "is for an https `jwks`"),
+        ("", format!("{good}\n{good}"), "there are two issuers"),
+        ("carrier = \"query:token\"", good.clone(), "carries no token"),
+        ("carrier = \"cookie:\"", good.clone(), "carries no token"),
+        ("skew = \"10m\"", good.clone(), "at most"),
+        ("store = \"nowhere\"", good.clone(), "there is no store `nowhere`"),
+    ] {
+        assert_complains(&stateless(more, &issuer), wanted);
+    }
+}
+
+#[test]
+fn what_the_edge_enforces_is_said_rightly() {
+    for (lines, wanted) in [
+        ("csrf = \"maybe\"", "is no value of `csrf`"),
+        ("trusted_origins = [\"https://a.example/\"]", "neither a path nor a slash"),
+        ("trusted_origins = [\"https://*.example\"]", "stands for nothing"),
+        ("hsts = \"max-age\"", "`max-age` is a number"),
+        ("hsts = \"max-age=1; preload\"", "`preload` counts only"),
+        ("cookies = \"break\"", "is no value of `cookies`"),
+    ] {
+        assert_complains(&format!("{MINIMAL}[protect]\n{lines}"), wanted);
+    }
+}
+
+#[test]
 fn syntax_errors_and_unknown_keys_are_reported_together() {
     let complaints = complaints(&format!("{MINIMAL}\nport = \nfoo = 1\n"));
     assert!(complaints.len() >= 2, "{complaints:?}");

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::certs::Authority;
 use crate::support::redis::Redis;
-use crate::support::tokens::{ISSUER, Issuer, key_set, now};
+use crate::support::tokens::{ISSUER, Issuer, KeyServer, key_set, now};
 use crate::support::{Client, Origin, Proxy, eventually, servers};
 
 /// A stateless pool whose issuer's keys are in a file; `more` goes below `[pool.stateless]`, `route` below the route.
@@ -161,6 +162,42 @@ fn keys_change_without_a_restart() {
     std::fs::write(proxy.path().join("jwks.json"), key_set(&[&new])).unwrap();
     eventually("the old key no longer does", || with(&proxy, &first).get("/").status != 200);
     assert_eq!(with(&proxy, &second).get("/").status, 200);
+}
+
+#[test]
+fn keys_come_over_https_from_who_shows_the_right_certificate_and_no_other() {
+    let origin = Origin::start("a");
+    let (issuer, stranger) = (Issuer::new("k1", 1), Issuer::new("k2", 2));
+    let authority = Authority::new();
+    let keys = KeyServer::start(&authority.issue(&["localhost"]), key_set(&[&issuer]));
+    let configuration = stateless(&[&origin], "", "").replace(
+        "jwks = \"file:jwks.json\"",
+        &format!("jwks = \"https://localhost:{}/keys\"\nca = \"ca.pem\"", keys.port),
+    );
+    let with_ca = |pem: String| {
+        let directory = directory(&[]);
+        std::fs::write(directory.path().join("ca.pem"), pem).unwrap();
+        Proxy::start_in(directory, &configuration)
+    };
+    let proxy = with_ca(authority.pem());
+    let token = issuer.token("alice", &json!({}));
+    eventually("the keys have come", || with(&proxy, &token).get("/").status == 200);
+    let unknown = stranger.token("bob", &json!({}));
+    let reply = with(&proxy, &unknown).get("/");
+    assert_eq!(reply.status, 401, "they were asked for a moment ago, and are not asked for again at once");
+    keys.answers("503 Service Unavailable", String::new());
+    assert_eq!(with(&proxy, &token).get("/").status, 200, "the last good ones count");
+    let asked = keys.asked();
+    for _ in 0..20 {
+        with(&proxy, &unknown).get("/");
+    }
+    assert_eq!(keys.asked(), asked, "whoever makes up keys makes nobody fetch");
+
+    let deceived = with_ca(Authority::new().pem());
+    eventually("it has tried", || deceived.log().contains("cannot be fetched"));
+    let reply = with(&deceived, &token).get("/");
+    assert_eq!((reply.status, reply.header("retry-after")), (503, "1".to_owned()), "nobody can tell yet");
+    assert_eq!(deceived.tls_client().get("/").status, 200);
 }
 
 fn ctl(proxy: &Proxy, arguments: &[&str]) -> String {

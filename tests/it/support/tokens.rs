@@ -1,8 +1,15 @@
 //! An issuer of tokens: its keys, and whatever it is told to sign.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+
+use super::certs::Leaf;
 
 pub const ISSUER: &str = "https://id.example.com";
 
@@ -54,4 +61,63 @@ pub fn now() -> u64 {
 /// A key set of these keys.
 pub fn key_set(issuers: &[&Issuer]) -> String {
     json!({ "keys": issuers.iter().map(|issuer| issuer.jwk()).collect::<Vec<_>>() }).to_string()
+}
+
+/// An https server that shows a key set, which can be changed, and says what it was asked.
+pub struct KeyServer {
+    pub port: u16,
+    /// Status line and body of its answers.
+    answer: Arc<Mutex<(String, String)>>,
+    asked: Arc<AtomicUsize>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl KeyServer {
+    pub fn start(leaf: &Leaf, keys: String) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = Arc::new(Mutex::new(("200 OK".to_owned(), keys)));
+        let asked = Arc::<AtomicUsize>::default();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let mut config = (*leaf.server_config()).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let (acceptor, answers, count) = (TlsAcceptor::from(Arc::new(config)), Arc::clone(&answer), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let serving = async {
+                    while let Ok((tcp, _)) = listener.accept().await {
+                        let Ok(mut stream) = acceptor.accept(tcp).await else { continue };
+                        let _ = stream.read(&mut [0; 4_096]).await;
+                        count.fetch_add(1, Ordering::SeqCst);
+                        let (status, body) = answers.lock().unwrap().clone();
+                        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+                        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+                        let _ = stream.shutdown().await;
+                    }
+                };
+                tokio::select! {
+                    () = serving => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        KeyServer { port, answer, asked, stop: Some(stop) }
+    }
+
+    pub fn answers(&self, status: &str, body: String) {
+        *self.answer.lock().unwrap() = (status.to_owned(), body);
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for KeyServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+    }
 }
