@@ -111,7 +111,7 @@ impl Tokens {
     }
 
     fn client(&self, book: &RevocationBook) -> Option<Rc<Client>> {
-        let store = book.store.as_ref()?;
+        let store = &book.place().store?;
         let snapshot = self.runtime.snapshot();
         let mut clients = self.clients.borrow_mut();
         clients.retain(|(known, _)| snapshot.stores.iter().any(|store| Arc::ptr_eq(known, store)));

@@ -303,7 +303,7 @@ async fn keep_tokens(runtime: Arc<Runtime>) {
         }
         let now = Clock::wall(Clock::now()).seconds();
         for book in snapshot.revocation_books() {
-            let Some(store) = &book.store else {
+            let Some(store) = &book.place().store else {
                 book.sweep(now);
                 continue;
             };

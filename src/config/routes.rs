@@ -22,6 +22,7 @@ pub(super) fn resolve(context: &Context<'_>, root: &Section<'_>) -> Vec<Route> {
     let (sections, routes): (Vec<_>, Vec<_>) = resolved.unzip();
     check_equal(context, &sections, &routes);
     check_logins(context, &sections, &routes);
+    check_seen_logins(context, &sections, &routes, &pools);
     check_unused(context, &pool_names, &routes);
     routes
 }
@@ -193,14 +194,13 @@ fn redirect(context: &Context<'_>, to: &Located<String>) -> Option<Action> {
 
 /// The way to a login has to be used somewhere, and must not lead back to itself.
 fn check_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route]) {
-    let asks = |route: &Route| route.session == SessionNeed::Required || route.require.is_some();
     for (section, route) in sections.iter().zip(routes) {
         if route.session == SessionNeed::Off && route.require.is_some() {
             let message = "`require` cannot be met with `session = \"off\"`: nobody is known there";
             context.error(section.place("require"), message, None);
         }
         let Some(login) = &route.login_url else { continue };
-        if !asks(route) {
+        if !route.needs_login() {
             let help = Some("it is for `session = \"required\"` and `require`".to_owned());
             context.problems.warn(section.place("login_url"), "nobody is sent to this `login_url`", help);
         }
@@ -216,13 +216,25 @@ fn check_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Rout
             (SessionNeed::Required, None) => route.session == SessionNeed::Required,
             _ => false,
         };
-        if login.starts_with('/') && asks(route) && page.is_some_and(is_closed) {
+        if login.starts_with('/') && route.needs_login() && page.is_some_and(is_closed) {
             let help = Some("give it a `[[route]]` of its own that asks for nothing".to_owned());
             context.problems.warn(
                 section.place("login_url"),
                 "the login page asks for a login itself: that goes in circles",
                 help,
             );
+        }
+    }
+}
+
+/// A login that is seen from outside proves nothing.
+fn check_seen_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route], pools: &[Section<'_>]) {
+    for (section, route) in sections.iter().zip(routes).filter(|(_, route)| route.require.is_some()) {
+        let Action::Pool(pool) = route.action else { continue };
+        if pools.get(pool).is_some_and(|pool| pool.section("shared").has("login_when")) {
+            let help = Some("those need an application that says `login` or `step-up` itself".to_owned());
+            let message = "logins that `login_when` sees from outside do not meet `require`";
+            context.problems.warn(section.place("require"), message, help);
         }
     }
 }

@@ -128,6 +128,13 @@ pub struct Route {
     pub login_url: Option<Box<str>>,
 }
 
+impl Route {
+    /// Whether it is for those who have logged in.
+    pub fn needs_login(&self) -> bool {
+        self.session == SessionNeed::Required || self.require.is_some()
+    }
+}
+
 /// `rate` of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRate {

@@ -28,6 +28,7 @@ pub struct LiveGauges {
     store_records: Family,
     store_bytes: Family,
     store_evicted: Family,
+    revocations_age: Family,
 }
 
 impl LiveGauges {
@@ -54,6 +55,10 @@ impl LiveGauges {
             store_evicted: Family::counter(
                 "steadfast_store_evicted_total",
                 "Records of an embedded store that had to make room.",
+            ),
+            revocations_age: Family::gauge(
+                "steadfast_revocations_age_seconds",
+                "For how long revocations of tokens were not read from their store.",
             ),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
@@ -107,6 +112,11 @@ impl LiveGauges {
         }
     }
 
+    /// For how long revocations were not read from their store.
+    pub fn revocations_age(&mut self, store: &str, age: Duration) {
+        self.revocations_age.value(&[("store", store)], age.as_secs_f64());
+    }
+
     /// Tunnels and event streams of a server.
     pub fn long_lived(&mut self, pool: &str, server: &str, kind: LongLivedKind, count: u32) {
         self.long_lived.value(&[("pool", pool), ("server", server), ("kind", kind.as_str())], f64::from(count));
@@ -156,6 +166,7 @@ impl LiveGauges {
             self.store_records,
             self.store_bytes,
             self.store_evicted,
+            self.revocations_age,
         ]
     }
 }

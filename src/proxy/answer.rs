@@ -1,6 +1,7 @@
-//! Step 7: the response on its way back: cleaned, with the pin that the verdict asks for, streamed or tunnelled.
+//! Step 6: the response on its way back: cleaned, with the pin that the verdict asks for, streamed or tunnelled.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
@@ -9,7 +10,9 @@ use http_body::Body as _;
 use super::attempt::Attempted;
 use super::error::{Error, Kind};
 use super::exchange::{Exchange, ReplyBody};
+use super::long_lived::Owner;
 use super::session::{self, Visit};
+use super::stateless::TokenWatch;
 use super::{Worker, protect, reply};
 use crate::affinity::{Preference, Recalled};
 use crate::clock::Clock;
@@ -70,16 +73,20 @@ pub(super) async fn from_server(
     headers::remove_hop_by_hop(headers);
     headers::remove_reserved(headers);
     if let Some(snapshot) = exchange.snapshot() {
-        protect::clean_cookies(worker, snapshot, origin, headers);
+        protect::clean_cookies(worker, snapshot, entry, origin, headers);
     }
+    protect::add_hsts(exchange.hsts.take(), headers);
     route.response_headers.apply(headers);
     add_pin(worker, exchange, entry, recalled, origin.https, server, headers);
     if let Some(mut concluded) = concluded {
-        exchange.watch = concluded.watch.take();
+        exchange.owner = concluded.watch.take().map(Owner::Session);
         concluded.write(headers);
     }
     if entry.debug_headers {
         add_verdict(exchange, entry, server, headers);
+    }
+    if switching || headers::is_event_stream(headers) {
+        exchange.owner = exchange.owner.take().or_else(|| owner_of_token(exchange, entry));
     }
     if !switching {
         return Answer::Server(response);
@@ -89,6 +96,12 @@ pub(super) async fn from_server(
         headers.insert(header::UPGRADE, protocol);
     }
     Answer::Tunnel(response)
+}
+
+/// What lasts longer than this answer ends with the token that it came with.
+fn owner_of_token(exchange: &Exchange, entry: &PoolEntry) -> Option<Owner> {
+    let (verified, pool) = exchange.token.as_ref().zip(entry.stateless.as_ref())?;
+    Some(Owner::Token(TokenWatch { verified: Rc::clone(verified), pool: Arc::clone(pool) }))
 }
 
 /// Exactly one Set-Cookie, naming the server that answered; none on what shared caches may keep.

@@ -1,4 +1,4 @@
-//! Step 6: tries, one server after another, until one answers or none may be tried any more.
+//! Step 5: tries, one server after another, until one answers or none may be tried any more.
 //!
 //! "May this be retried?" is decided here and nowhere else. What no server has seen goes on to every untried server
 //! and is not charged. What a server may have begun to serve is tried again only if its method is idempotent (RFC

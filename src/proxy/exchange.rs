@@ -17,8 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::access_log::Record;
 use super::error::{Error, Kind};
 use super::identify::Identity;
-use super::long_lived::{Abandon, StayGuard};
-use super::session::Watch;
+use super::long_lived::{Abandon, Owner, StayGuard};
 use super::{Worker, reply};
 use crate::clock::{Clock, Moment};
 use crate::headers::{self, OwnHop};
@@ -27,6 +26,7 @@ use crate::metrics::PoolMetrics;
 use crate::names::{CodeClass, Limit, LongLivedKind, Outcome, Verdict};
 use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
+use crate::stateless::Verified;
 use crate::upstream::{BodyError, End, RequestBody, Tunnelled, UpstreamBody};
 
 /// One request and its response.
@@ -62,7 +62,9 @@ pub(super) struct Exchange {
     bytes_out: u64,
     pub(super) session: Option<u64>,
     /// Its session, for what lasts longer than the answer.
-    pub(super) watch: Option<Watch>,
+    pub(super) owner: Option<Owner>,
+    /// The token that it came with.
+    pub(super) token: Option<Rc<Verified>>,
     error: Option<&'static str>,
     /// Strict-Transport-Security, where browsers are told.
     pub(super) hsts: Option<HeaderValue>,
@@ -136,7 +138,8 @@ impl Exchange {
             status: None,
             bytes_out: 0,
             session: None,
-            watch: None,
+            owner: None,
+            token: None,
             error: None,
             hsts: None,
             log,
@@ -176,7 +179,7 @@ impl Exchange {
     /// It may last for hours now.
     pub(super) fn stay(&mut self, kind: LongLivedKind) -> Option<StayGuard> {
         let server = self.guard.as_ref()?.state();
-        Some(self.worker.long_lived.enter(kind, server, self.watch.take()))
+        Some(self.worker.long_lived.enter(kind, server, self.owner.take()))
     }
 
     /// The worker that serves it.

@@ -7,8 +7,10 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::session::Watch;
+use super::stateless::TokenWatch;
 use crate::clock::{Clock, Moment};
 use crate::names::LongLivedKind;
 use crate::pool::ServerState;
@@ -26,7 +28,7 @@ pub(super) struct LongLived {
 struct Stay {
     server: Arc<ServerState>,
     /// Whose it is, where the proxy keeps sessions, and when that is to be looked at again.
-    session: Option<(Watch, Cell<Moment>)>,
+    owner: Option<(Owner, Cell<Moment>)>,
     is_over: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// What can be let go of whoever does not look any more: a client that takes nothing is never asked for more.
@@ -36,6 +38,31 @@ struct Stay {
 /// Something that can be given up without its owner.
 pub(super) trait Abandon {
     fn abandon(&self);
+}
+
+/// Whose a long-lived exchange is: it ends with that.
+pub(super) enum Owner {
+    Session(Watch),
+    Token(TokenWatch),
+}
+
+/// How often tokens are looked at: that takes no store.
+const TOKENS_EVERY: Duration = Duration::from_secs(1);
+
+impl Owner {
+    fn every(&self) -> Duration {
+        match self {
+            Owner::Session(watch) => watch.every(),
+            Owner::Token(_) => TOKENS_EVERY,
+        }
+    }
+
+    async fn lives(&self) -> bool {
+        match self {
+            Owner::Session(watch) => watch.lives().await,
+            Owner::Token(watch) => watch.lives(),
+        }
+    }
 }
 
 impl Stay {
@@ -60,14 +87,14 @@ impl LongLived {
         self: &Rc<Self>,
         kind: LongLivedKind,
         server: &Arc<ServerState>,
-        watch: Option<Watch>,
+        owner: Option<Owner>,
     ) -> StayGuard {
         server.long_lived[kind.index()].fetch_add(1, Ordering::Relaxed);
         let stay = Rc::new(Stay {
             server: Arc::clone(server),
-            session: watch.map(|watch| {
-                let first = Clock::now() + watch.every();
-                (watch, Cell::new(first))
+            owner: owner.map(|owner| {
+                let first = Clock::now() + owner.every();
+                (owner, Cell::new(first))
             }),
             is_over: Cell::new(false),
             waker: RefCell::new(None),
@@ -99,22 +126,25 @@ impl LongLived {
     /// Ends those of these sessions.
     pub(super) fn end_sessions(&self, ended: &[Sid]) {
         let under_way = self.under_way.borrow();
-        let of = |stay: &&Rc<Stay>| stay.session.as_ref().is_some_and(|(watch, _)| ended.contains(&watch.sid()));
+        let of = |stay: &&Rc<Stay>| match &stay.owner {
+            Some((Owner::Session(watch), _)) => ended.contains(&watch.sid()),
+            Some((Owner::Token(_), _)) | None => false,
+        };
         under_way.values().filter(of).for_each(|stay| stay.end());
     }
 
     /// Looks whether sessions still are, each in its own time. What ends them does so with the store's deadline.
     fn recheck(&self, now: Moment) {
         for stay in self.under_way.borrow().values() {
-            let Some((watch, due)) = &stay.session else { continue };
+            let Some((owner, due)) = &stay.owner else { continue };
             if due.get() > now || stay.is_over.get() {
                 continue;
             }
-            due.set(now + watch.every());
+            due.set(now + owner.every());
             let stay = Rc::clone(stay);
             tasks::spawn(async move {
-                if let Some((watch, _)) = &stay.session
-                    && !watch.lives().await
+                if let Some((owner, _)) = &stay.owner
+                    && !owner.lives().await
                 {
                     stay.end();
                 }

@@ -1,4 +1,4 @@
-//! The life of an exchange, in eight steps: identify, route, admit, recall, (protect,) attempt, answer, settle.
+//! The life of an exchange, in seven steps: identify, route, recall, admit, attempt, answer, settle.
 //!
 //! `Worker::handle` is the order; each step is a short function here or a module beside it. An exchange reads the
 //! snapshot once. Whatever happens, it is settled exactly once: its record travels with the response's body and closes
@@ -29,7 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
 pub use access_log::{AccessLogs, Record};
@@ -53,6 +53,7 @@ use crate::runtime::{PoolEntry, Runtime, Snapshot};
 use crate::session::Sid;
 use crate::store::Client;
 use crate::tasks;
+use crate::tls::Facts;
 use crate::upstream::{Conns, RequestBody};
 
 /// Answers exchanges on one worker.
@@ -72,6 +73,7 @@ pub struct Worker {
     long_lived: Rc<LongLived>,
     sessions: session::Sessions,
     guests: stateless::Tokens,
+    hsts: RefCell<Option<HeaderValue>>,
     /// How many ended sessions this worker has heard of.
     ended_seen: Cell<u64>,
 }
@@ -102,6 +104,7 @@ impl Proxy {
             long_lived,
             sessions: session::Sessions::default(),
             guests: stateless::Tokens::default(),
+            hsts: RefCell::default(),
             ended_seen: Cell::new(0),
         }))
     }
@@ -167,15 +170,13 @@ impl Worker {
         let snapshot = self.snapshot();
         let mut exchange = Exchange::begin(Rc::clone(&self), Rc::clone(&snapshot), downstream, &parts, Clock::now());
         let served = self.serve(&mut exchange, &snapshot, parts, incoming).await;
+        // What no server has answered is still without it.
         let hsts = exchange.hsts.take();
         let mut response = match served {
             Ok(answer) => answer::release(answer, exchange),
             Err(error) => reply::refusal(error, exchange),
         };
-        if let Some(hsts) = hsts {
-            // A server that says something else of itself is right.
-            response.headers_mut().entry(header::STRICT_TRANSPORT_SECURITY).or_insert(hsts);
-        }
+        protect::add_hsts(hsts, response.headers_mut());
         response
     }
 
@@ -189,7 +190,7 @@ impl Worker {
         let identity = identify::identify(snapshot, &exchange.downstream, &parts, &mut self.random.borrow_mut());
         let identity = identity.map_err(|reason| self.refuse(reason))?;
         exchange.identified(&identity);
-        exchange.hsts = protect::hsts(snapshot, &identity.hop.origin, exchange.downstream.tls.as_ref());
+        exchange.hsts = self.hsts(snapshot, &identity.hop.origin, exchange.downstream.tls.as_ref());
         if parts.method == Method::CONNECT {
             return Err(self.refuse(HeaderReason::Method));
         }
@@ -225,6 +226,19 @@ impl Worker {
             (attempted, _) => attempted?,
         };
         Ok(answer::from_server(self, exchange, route, entry, &recalled, visit, &identity.hop.origin, attempted).await)
+    }
+
+    /// What browsers are told of TLS, where they can keep to it.
+    fn hsts(&self, snapshot: &Snapshot, origin: &headers::Origin, tls: Option<&Facts>) -> Option<HeaderValue> {
+        let value = snapshot.protect.hsts.as_ref()?;
+        let self_signed = tls.is_some_and(|tls| tls.self_signed);
+        let said = crate::protect::hsts(Some(value), origin, self_signed)?;
+        let mut own = self.hsts.borrow_mut();
+        // A copy of this worker's own: others would count its uses too.
+        if own.as_ref() != Some(said) {
+            *own = HeaderValue::from_bytes(said.as_bytes()).ok();
+        }
+        own.clone()
     }
 
     /// Counts a request whose head is refused.
@@ -301,7 +315,7 @@ impl Worker {
         }
         let body = RequestBody::new(incoming, keep_most, route.body_bytes);
         exchange.body = Some(body.clone());
-        let wants_upgrade = prepare_head(snapshot, route, identity, exchange, &mut parts);
+        let wants_upgrade = prepare_head(snapshot, route, entry, identity, exchange, &mut parts);
         set_path(&mut parts, path, route).map_err(|reason| self.refuse(reason))?;
         Ok(Admitted { parts, body, wants_upgrade })
     }
@@ -381,6 +395,7 @@ fn client_key(client: IpAddr) -> u64 {
 fn prepare_head(
     snapshot: &Snapshot,
     route: &Route,
+    entry: &PoolEntry,
     identity: &Identity,
     exchange: &Exchange,
     parts: &mut Parts,
@@ -391,7 +406,9 @@ fn prepare_head(
     let headers = &mut parts.headers;
     headers::remove_hop_by_hop(headers);
     headers::remove_not_for_servers(headers);
-    match headers::rewritten_cookies(headers, |name| is_never_for_servers(name) || snapshot.is_our_cookie(name)) {
+    match headers::rewritten_cookies(headers, |name| {
+        is_never_for_servers(name) || snapshot.is_not_for_servers(name, identity.hop.origin.https, entry)
+    }) {
         Some(Some(line)) => drop(headers.insert(header::COOKIE, line)),
         Some(None) => drop(headers.remove(header::COOKIE)),
         None => {}
@@ -412,10 +429,10 @@ fn prepare_head(
     route.request_headers.apply(headers);
     headers.insert(header::HOST, identity.hop.authority.clone());
     if trailers {
-        headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let Some(protocol) = wanted else { return false };
-    headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol);
     true
 }

@@ -17,8 +17,7 @@ use crate::protect::{
     self, CookieFacts, CsrfFacts, CsrfJudgement, FORM_FIELD, MOST_FORM_BYTES, Shown, TokenPlace, check_token,
     form_field,
 };
-use crate::runtime::Snapshot;
-use crate::tls::Facts;
+use crate::runtime::{PoolEntry, Snapshot};
 use crate::upstream::{BodyFault, RequestBody};
 
 /// How far clocks may be apart in what is said of a login.
@@ -139,19 +138,26 @@ pub(super) fn step_up(
     Err(Error { challenge, ..Error::because(Kind::StepUp(reason), &reason) })
 }
 
-/// What browsers are told of TLS, where they can keep to it.
-pub(super) fn hsts(snapshot: &Snapshot, origin: &Origin, tls: Option<&Facts>) -> Option<HeaderValue> {
-    let self_signed = tls.is_some_and(|tls| tls.self_signed);
-    protect::hsts(snapshot.protect.hsts.as_ref(), origin, self_signed).cloned()
+/// Tells browsers of TLS, unless a server has said something else of itself.
+pub(super) fn add_hsts(hsts: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if let Some(hsts) = hsts {
+        headers.entry(http::header::STRICT_TRANSPORT_SECURITY).or_insert(hsts);
+    }
 }
 
 /// Cleans the cookies that a server sets.
-pub(super) fn clean_cookies(worker: &Worker, snapshot: &Snapshot, origin: &Origin, headers: &mut HeaderMap) {
+pub(super) fn clean_cookies(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    entry: &PoolEntry,
+    origin: &Origin,
+    headers: &mut HeaderMap,
+) {
     if !headers.contains_key(http::header::SET_COOKIE) {
         return;
     }
     let facts = CookieFacts { https: origin.https, host: &origin.host };
-    let is_reserved = |name: &[u8]| snapshot.is_our_cookie(name);
+    let is_reserved = |name: &[u8]| snapshot.is_our_cookie(name, origin.https, entry);
     protect::clean_set_cookies(headers, &snapshot.protect.cookies, &facts, is_reserved, |fault, deed| {
         worker.runtime.metrics.cookie_fault(worker.id, deed, fault);
     });

@@ -64,7 +64,7 @@ pub(super) struct Sessions {
     clients: RefCell<Vec<(Arc<Store>, Rc<Client>)>>,
     signer: RefCell<Option<(Arc<TokenKeys>, Signer)>>,
     /// Tokens that were signed a moment ago: a busy session is signed a few times a minute.
-    tokens: RefCell<HashMap<TokenOf, (HeaderValue, u64)>>,
+    tokens: RefCell<Signed>,
     /// Sessions that were found a moment ago.
     lately: Lately,
 }
@@ -72,8 +72,34 @@ pub(super) struct Sessions {
 /// Whom a token is for and what it is of: the pool's position, and a session and its version.
 type TokenOf = (usize, Option<(Sid, u64)>);
 
-/// Tokens remembered by one worker.
+/// Tokens remembered by one worker, in each of two generations.
 const MOST_TOKENS: usize = 4_096;
+
+/// What was signed a moment ago, and when. A full generation becomes the old one; nothing is searched through for room.
+#[derive(Default)]
+struct Signed {
+    young: HashMap<TokenOf, (HeaderValue, u64)>,
+    old: HashMap<TokenOf, (HeaderValue, u64)>,
+}
+
+impl Signed {
+    fn get(&self, key: &TokenOf, now: u64) -> Option<HeaderValue> {
+        let found = self.young.get(key).or_else(|| self.old.get(key));
+        found.filter(|(_, made)| now < made + REUSED_FOR).map(|(token, _)| token.clone())
+    }
+
+    fn keep(&mut self, key: TokenOf, token: HeaderValue, now: u64) {
+        if self.young.len() >= MOST_TOKENS {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, (token, now));
+    }
+
+    fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
+}
 
 impl Sessions {
     /// The worker's own way to a store.
@@ -158,18 +184,14 @@ impl Sessions {
     ) -> HeaderValue {
         self.sign_as_of_today(snapshot, now);
         let mut tokens = self.tokens.borrow_mut();
-        let known = key.and_then(|key| tokens.get(&key));
-        if let Some((token, _)) = known.filter(|(_, made)| now < made + REUSED_FOR) {
-            return token.clone();
+        if let Some(token) = key.and_then(|key| tokens.get(&key, now)) {
+            return token;
         }
         let token = self.signer.borrow().as_ref().map(|(_, signer)| sign(signer));
         let token = token.and_then(|token| HeaderValue::try_from(token).ok());
         let token = token.unwrap_or_else(|| HeaderValue::from_static(""));
-        if tokens.len() >= MOST_TOKENS {
-            tokens.retain(|_, (_, made)| now < *made + REUSED_FOR);
-        }
-        if let Some(key) = key.filter(|_| tokens.len() < MOST_TOKENS) {
-            tokens.insert(key, (token.clone(), now));
+        if let Some(key) = key {
+            tokens.keep(key, token.clone(), now);
         }
         token
     }
@@ -255,10 +277,8 @@ pub(super) async fn enter(
             Ok(Recall::Session(found)) if pool.store.owes_end(&found.lineage_key) => Recall::None(Absence::Missing),
             Ok(found) => found,
             Err(error) => {
-                let goes_on = route.session == SessionNeed::Optional
-                    && coming.is_safe
-                    && pool.settings.on_store_error == OnStoreError::Anonymous;
-                if !goes_on {
+                let is_allowed = pool.settings.on_store_error == OnStoreError::Anonymous && !route.needs_login();
+                if !is_allowed || !coming.is_safe {
                     count(worker, metrics, SessionEvent::StoreError);
                     return Err(Error::because(Kind::SessionStore { ran: false }, &error));
                 }
@@ -269,16 +289,7 @@ pub(super) async fn enter(
         },
     };
     if let Recall::None(absence) = &found {
-        if let Some(event) = absence.event() {
-            count(worker, metrics, event);
-        }
-        if *absence == Absence::Several && !coming.is_safe {
-            return Err(Error::new(Kind::TwoSessions));
-        }
-    }
-    if route.session == SessionNeed::Required && found == Recall::None(Absence::UnknownKey) {
-        // Another proxy of the fleet may know it: this is no reason to send somebody to the login.
-        return Err(Error::new(Kind::SessionStore { ran: false }));
+        check_absence(worker, metrics, route, *absence, coming.is_safe)?;
     }
     exchange.session = found.session().map(|session| xxhash_rust::xxh3::xxh3_64(&session.lineage.sid.0));
     let token = worker.sessions.token(
@@ -308,6 +319,25 @@ pub(super) async fn enter(
     })
 }
 
+/// Counts why there is no session, and refuses where going on without one would be wrong.
+fn check_absence(
+    worker: &Worker,
+    metrics: &PoolMetrics,
+    route: &Route,
+    absence: Absence,
+    is_safe: bool,
+) -> Result<(), Error> {
+    if let Some(event) = absence.event() {
+        count(worker, metrics, event);
+    }
+    match absence {
+        Absence::Several if !is_safe => Err(Error::new(Kind::TwoSessions)),
+        // Another proxy of the fleet may know it: this is no reason to send somebody to the login.
+        Absence::UnknownKey if route.needs_login() => Err(Error::new(Kind::SessionStore { ran: false })),
+        _ => Ok(()),
+    }
+}
+
 /// What a request without a login is told where one is needed.
 pub(super) fn login_required() -> Error {
     let challenge = Some(HeaderValue::from_static("Cookie realm=\"session\""));
@@ -331,6 +361,10 @@ impl Visit {
     /// How somebody has shown who they are, if they have.
     pub(super) fn known(&self) -> Option<protect::Known<'_>> {
         let login = self.found.session()?.lineage.login.as_ref()?;
+        // What was seen from outside proves nothing: a failed login may look the same.
+        if vault::is_subject(&login.subject) {
+            return None;
+        }
         Some(protect::Known { acr: &login.acr, auth_time: Some(login.at) })
     }
 

@@ -20,7 +20,7 @@ use crate::session::Sid;
 use crate::session::token::Bearer;
 use crate::stateless::{Cache, Carrier, Refused, TokenHash, Verified, carried, challenge, token_hash};
 
-/// What one worker remembers of tokens, by pool: as long as its settings are the same.
+/// What one worker remembers of tokens, by pool: until a reload.
 #[derive(Default)]
 pub(super) struct Tokens(RefCell<Vec<(Arc<StatelessSettings>, Cache)>>);
 
@@ -36,11 +36,36 @@ pub(super) struct Guest {
     pub(super) csrf: Vec<[u8; 32]>,
 }
 
+/// A token that something long-lived belongs to.
+pub(super) struct TokenWatch {
+    pub(super) verified: Rc<Verified>,
+    pub(super) pool: Arc<StatelessPool>,
+}
+
+impl TokenWatch {
+    /// Whether it still counts.
+    pub(super) fn lives(&self) -> bool {
+        let now = Clock::wall(Clock::now()).seconds();
+        let Some(issuer) = self.pool.verifier.issuer(self.verified.issuer) else { return false };
+        let is_revoked = self
+            .pool
+            .revoked
+            .current()
+            .is_some_and(|revoked| revoked.is_revoked(&self.pool.audience, issuer, &self.verified, now));
+        now < self.verified.expires_at + self.pool.settings.verify.skew.as_secs() && !is_revoked
+    }
+}
+
 /// Takes the token out of a request: no server is to see it, as the proxy says what it says.
-pub(super) fn take(worker: &Worker, pool: &StatelessPool, headers: &mut HeaderMap) -> Result<ShownToken, Error> {
+pub(super) fn take(
+    worker: &Worker,
+    pool: &StatelessPool,
+    https: bool,
+    headers: &mut HeaderMap,
+) -> Result<ShownToken, Error> {
     let carrier = &pool.settings.verify.carrier;
     let shown = carried(carrier, headers).map(|token| token.map(<[u8]>::to_vec));
-    let shown = shown.map_err(|_| refuse(worker, pool, TokenReason::TwoCarriers))?;
+    let shown = shown.map_err(|_| refuse(worker, pool, https, TokenReason::TwoCarriers))?;
     match carrier {
         Carrier::Header if shown.is_some() => drop(headers.remove(header::AUTHORIZATION)),
         Carrier::Cookie(name) if shown.is_some() => remove_cookie(headers, name),
@@ -63,21 +88,23 @@ pub(super) fn enter(
     exchange: &mut Exchange,
     snapshot: &Snapshot,
     pool: &StatelessPool,
+    https: bool,
     shown: ShownToken,
 ) -> Result<Option<Guest>, Error> {
     let Some(token) = shown else { return Ok(None) };
     let now = Clock::wall(exchange.arrived).seconds();
     let hash = token_hash(&token);
     let verified = worker.guests.verify(pool, &token, hash, now);
-    let verified = verified.map_err(|refused| of_verifier(worker, exchange, pool, refused))?;
+    let verified = verified.map_err(|refused| of_verifier(worker, exchange, pool, https, refused))?;
     let Some(revoked) = pool.revoked.current() else {
         return Err(Error::because(Kind::TokensUnchecked, &"what is revoked was not read from the store yet"));
     };
     let issuer = &pool.settings.verify.issuers[verified.issuer].issuer;
     if revoked.is_revoked(&pool.audience, issuer, &verified, now) {
-        return Err(refuse(worker, pool, TokenReason::Revoked));
+        return Err(refuse(worker, pool, https, TokenReason::Revoked));
     }
     exchange.session = Some(xxhash_rust::xxh3::xxh3_64(&verified.reference));
+    exchange.token = Some(Rc::clone(&verified));
     let by_cookie = matches!(pool.settings.verify.carrier, Carrier::Cookie(_));
     let hashers = snapshot.token_csrf.iter().filter(|_| by_cookie);
     let csrf = hashers.map(|hasher| hasher.tag(&verified.reference)).collect();
@@ -113,23 +140,25 @@ impl Tokens {
 }
 
 /// A key that is not known is no proof of a bad token, as long as nobody has asked for newer ones.
-fn of_verifier(worker: &Worker, exchange: &Exchange, pool: &StatelessPool, refused: Refused) -> Error {
+fn of_verifier(worker: &Worker, exchange: &Exchange, pool: &StatelessPool, https: bool, refused: Refused) -> Error {
     let keys = refused.refetch.and_then(|issuer| pool.keys.get(issuer));
-    if keys.is_some_and(|keys| keys.want(exchange.arrived)) {
-        return Error::because(Kind::TokensUnchecked, &"the issuer's keys are about to be fetched");
+    if keys.is_some_and(|keys| keys.may_be_newer(exchange.arrived)) {
+        return Error::because(Kind::TokensUnchecked, &"the issuer's keys have to be fetched again first");
     }
-    refuse(worker, pool, refused.reason)
+    refuse(worker, pool, https, refused.reason)
 }
 
 /// Counts a token that is refused. A cookie that does not count is taken back, or its user could not get rid of it.
-fn refuse(worker: &Worker, pool: &StatelessPool, reason: TokenReason) -> Error {
+fn refuse(worker: &Worker, pool: &StatelessPool, https: bool, reason: TokenReason) -> Error {
     worker.runtime.metrics.token_refused(worker.id, reason);
     let cookie = match &pool.settings.verify.carrier {
-        Carrier::Cookie(name) => {
-            let line = Cookie::build((&**name, "")).path("/").max_age(cookie::time::Duration::ZERO);
+        // Another proxy may know its key.
+        Carrier::Cookie(name) if reason != TokenReason::Key => {
+            let line = Cookie::build((&**name, "")).path("/").http_only(true).secure(https);
+            let line = line.max_age(cookie::time::Duration::ZERO);
             HeaderValue::try_from(line.build().to_string()).ok()
         }
-        Carrier::Header => None,
+        Carrier::Cookie(_) | Carrier::Header => None,
     };
     let challenge = Some(HeaderValue::from_static(challenge(Some(reason))));
     Error { cookie, challenge, ..Error::because(Kind::Token(reason), &reason) }

@@ -1,4 +1,4 @@
-//! Who asks: found by the pool's mode, and let in if that is enough for the route.
+//! Steps 3 and 4, who asks: found by the pool's mode, and let in if that is enough for the route.
 //!
 //! What is to be known of a request is taken before its head is made ready for servers, as its credentials go there; the
 //! rest happens when the head has been admitted, because it may wait for a store.
@@ -30,6 +30,7 @@ pub(super) struct Shows {
     /// The token, where that says it.
     token: Option<ShownToken>,
     return_to: Option<String>,
+    https: bool,
     check: Option<TokenCheck>,
     /// Where somebody who navigates is to go on after a login: as they asked for it.
     asked: Option<String>,
@@ -68,11 +69,13 @@ impl Shows {
         let check = protect::check_source(worker, snapshot, route, parts, identity, exchange.downstream.http2)?;
         let kept = session::is_kept(entry, route);
         let session = kept.map(|pool| session::Coming::of(&pool.settings, parts, path, identity));
-        let token = entry.stateless.as_ref().map(|pool| stateless::take(worker, pool, &mut parts.headers));
+        let https = identity.hop.origin.https;
+        let token = entry.stateless.as_ref().map(|pool| stateless::take(worker, pool, https, &mut parts.headers));
         Ok(Shows {
             session,
             return_to: token.as_ref().and_then(|_| protect::return_to(parts)),
             token: token.transpose()?,
+            https,
             check,
             asked: (route.login_url.is_some() && protect::is_navigation(parts)).then(|| whole(path, parts)),
         })
@@ -90,7 +93,7 @@ impl Shows {
         path: &str,
         admitted: &mut Admitted,
     ) -> Result<Entry, Error> {
-        let Shows { session, token, return_to, check, asked } = self;
+        let Shows { session, token, return_to, https, check, asked } = self;
         let asked = asked.as_deref();
         let visitor = match (session.zip(entry.shared.as_ref()), token.zip(entry.stateless.as_ref())) {
             (Some((coming, pool)), _) => {
@@ -100,7 +103,10 @@ impl Shows {
                 }
             }
             (None, Some((token, pool))) if route.session != SessionNeed::Off => {
-                let guest = stateless::enter(worker, exchange, snapshot, pool, token)?;
+                let guest = match stateless::enter(worker, exchange, snapshot, pool, https, token) {
+                    Ok(guest) => guest,
+                    Err(error) => return log_in_again(route, asked, error),
+                };
                 if route.session == SessionNeed::Required && guest.is_none() {
                     return log_in(route, asked, stateless::token_required);
                 }
@@ -149,6 +155,19 @@ fn log_in(route: &Route, asked: Option<&str>, refusal: impl FnOnce() -> Error) -
     match route.login_url.as_ref().zip(asked) {
         Some((login, asked)) => Ok(Entry::Elsewhere(reply::to_login(login, asked))),
         None => Err(refusal()),
+    }
+}
+
+/// Somebody who navigates with a token that counts no more is shown the way, and the token is taken back; a program is
+/// told what is wrong with it.
+fn log_in_again(route: &Route, asked: Option<&str>, error: Error) -> Result<Entry, Error> {
+    match (route.login_url.as_ref().zip(asked), &error.cookie) {
+        (Some((login, asked)), Some(cookie)) => {
+            let mut reply = reply::to_login(login, asked);
+            reply.headers_mut().append(http::header::SET_COOKIE, cookie.clone());
+            Ok(Entry::Elsewhere(reply))
+        }
+        _ => Err(error),
     }
 }
 

@@ -48,6 +48,11 @@ impl LiveState for Runtime {
         for store in &snapshot.stores {
             gauges.store(&store.settings.name, store.answers(), store.holds());
         }
+        for book in snapshot.revocation_books() {
+            if let (Some(store), Some(age)) = (book.place().store, book.age(now)) {
+                gauges.revocations_age(&store.settings.name, age);
+            }
+        }
         for endpoint in &snapshot.endpoints {
             // Two of one name (of two key types): the one that ends first is worth knowing.
             let mut ends: BTreeMap<&str, i64> = BTreeMap::new();

@@ -2,14 +2,16 @@
 
 mod attempts;
 mod ended;
+mod issuer_keys;
 mod live;
 mod reload;
+mod revocations;
 mod snapshot;
-mod tokens;
 
 pub use attempts::{AttemptState, Attempts, LiveAttempt};
 pub use ended::EndedSessions;
+pub use issuer_keys::IssuerKeys;
 pub use live::condition;
 pub use reload::{ReloadError, Reloaded, Runtime, watch};
-pub use snapshot::{BuildError, PoolEntry, SharedPool, Snapshot};
-pub use tokens::{IssuerKeys, RevocationBook, RevokeError, StatelessPool};
+pub use revocations::{RevocationBook, RevokeError};
+pub use snapshot::{BuildError, PoolEntry, SharedPool, Snapshot, StatelessPool};

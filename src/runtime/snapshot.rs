@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
-use super::tokens::{IssuerKeys, RevocationBook, StatelessPool};
+use super::issuer_keys::IssuerKeys;
+use super::revocations::{Place, RevocationBook};
 
 use crate::affinity::{Affinity, LearnedTable, PinSealer};
 use crate::config::{
@@ -27,7 +29,7 @@ use crate::rate::KeyedRate;
 use crate::routing::{RouteMatch, RouteTable};
 use crate::session::Realm;
 use crate::session::token::TokenKeys;
-use crate::stateless::{IssuerSettings, KeySource, Verifier};
+use crate::stateless::{Carrier, IssuerSettings, KeySource, Verifier};
 use crate::store::{self, Store};
 use crate::tls::{self, ClientConfig};
 use crate::upstream::{Address, Target, TargetSettings};
@@ -75,6 +77,7 @@ pub struct Snapshot {
     matches: Vec<RouteMatch>,
     /// Who asked how often, by position of the route; kept as long as it matches the same.
     rates: Vec<Option<Arc<KeyedRate>>>,
+    once_in_force: Mutex<OnceInForce>,
     /// Names of our cookies, of all pools.
     cookie_names: CookieNames,
 }
@@ -89,6 +92,28 @@ pub struct SharedPool {
     pub audience: Arc<str>,
 }
 
+/// What a pool has to do with tokens that carry who somebody is.
+pub struct StatelessPool {
+    pub settings: Arc<StatelessSettings>,
+    pub verifier: Verifier,
+    /// By position of the issuer.
+    pub keys: Vec<Arc<IssuerKeys>>,
+    pub revoked: Arc<RevocationBook>,
+    /// The pool's name.
+    pub audience: Arc<str>,
+}
+
+/// What is put in force with a snapshot, and not before: another one may be refused yet.
+#[derive(Default)]
+struct OnceInForce {
+    /// Key sets that were read from files.
+    keys: Vec<(Arc<IssuerKeys>, Bytes)>,
+    /// Where revocations are kept from then on.
+    books: Vec<(Arc<RevocationBook>, Place)>,
+    /// Pools whose revocations are in another book than before: the new one, the old one, the pool.
+    moved: Vec<(Arc<RevocationBook>, Arc<RevocationBook>, Arc<str>)>,
+}
+
 /// A pool and how its servers are spoken to.
 pub struct PoolEntry {
     pub pool: Pool,
@@ -101,7 +126,7 @@ pub struct PoolEntry {
     /// With `mode = "shared"`, where the proxy keeps the sessions.
     pub shared: Option<SharedPool>,
     /// With `mode = "stateless"`.
-    pub stateless: Option<StatelessPool>,
+    pub stateless: Option<Arc<StatelessPool>>,
     /// The application's own session cookie, where it keeps them.
     pub counted_cookie: Option<Box<str>>,
     pub timeouts: Timeouts,
@@ -174,9 +199,11 @@ impl Snapshot {
             previous,
             metrics,
             workers: process.workers,
-            books: Mutex::default(),
+            once_in_force: Mutex::default(),
+            revocations: Arc::new(ring.sealer("steadfast revocations v1", b"")),
         };
         let pools = pools.into_iter().map(|pool| builder.build(pool, random)).collect::<Result<Vec<_>, _>>()?;
+        let once_in_force = builder.once_in_force;
         // Connections outlive snapshots, so routes know listeners by what their names stand for, not by position.
         let matches = routes.iter().map(|route| RouteMatch {
             listeners: route.matches.listeners.as_ref().map(|some| some.iter().map(|at| endpoints[*at].id()).collect()),
@@ -186,7 +213,7 @@ impl Snapshot {
         Ok(Snapshot {
             // Equal routes were refused when the file was read.
             table: RouteTable::build(&matches).unwrap_or_default(),
-            cookie_names: cookie_names(&pools),
+            cookie_names: CookieNames::of(&pools),
             rates: routes.iter().zip(&matches).map(|(route, of)| keyed_rate(route, of, previous, random)).collect(),
             admin_tls,
             admin_logins: ring.sealer("steadfast admin login v1", b""),
@@ -196,6 +223,7 @@ impl Snapshot {
             token_csrf: ring.hashers("steadfast token csrf v1"),
             session_api: session_api.map(Arc::new),
             session_api_tls,
+            once_in_force,
             protect,
             stores,
             process,
@@ -209,6 +237,13 @@ impl Snapshot {
     /// Puts in force what it says of servers' live state: only once it is the one that counts.
     pub(super) fn adopt(&self) {
         self.pools.iter().for_each(|entry| entry.pool.adopt());
+        let OnceInForce { keys, books, moved } = std::mem::take(&mut *self.once_in_force.lock());
+        for (keys, text) in keys {
+            // It was read before, and found good.
+            let _ = keys.take(text);
+        }
+        books.into_iter().for_each(|(book, place)| book.move_to(place));
+        moved.iter().for_each(|(book, before, pool)| book.inherit(before, pool));
     }
 
     /// The route of an exchange.
@@ -216,9 +251,15 @@ impl Snapshot {
         self.table.find(host, path, listener)
     }
 
-    /// Whether a cookie is one of ours, or one that some server might take for it: no server may see it, nor set it.
-    pub fn is_our_cookie(&self, name: &[u8]) -> bool {
-        self.cookie_names.have(name)
+    /// Whether a cookie of a request to a pool is one of ours, or one that some server might take for it, or carries who
+    /// somebody is: no server is to see it.
+    pub fn is_not_for_servers(&self, name: &[u8], https: bool, pool: &PoolEntry) -> bool {
+        self.cookie_names.carriers.contains(name) || self.is_our_cookie(name, https, pool)
+    }
+
+    /// Whether a cookie is one of ours, or one that some server might take for it: no server may set it.
+    pub fn is_our_cookie(&self, name: &[u8], https: bool, pool: &PoolEntry) -> bool {
+        self.cookie_names.are_ours(name, https, pool)
     }
 
     /// Who asked how often for what a route serves.
@@ -238,7 +279,7 @@ impl Snapshot {
 
     /// The stateless sides of pools.
     pub fn stateless_pools(&self) -> impl Iterator<Item = &StatelessPool> {
-        self.pools.iter().filter_map(|entry| entry.stateless.as_ref())
+        self.pools.iter().filter_map(|entry| entry.stateless.as_deref())
     }
 
     /// The books of revocations, each once.
@@ -281,29 +322,46 @@ fn keyed_rate(
     Some(known.unwrap_or_else(|| Arc::new(KeyedRate::new(random.u64(..)))))
 }
 
-/// Names of our cookies: what they are where the browser sees https, with a prefix, and where it sees http.
+/// Names of the cookies that the proxy reads.
 struct CookieNames {
-    all: foldhash::HashSet<Box<[u8]>>,
-    /// Those that nobody else has a use for, whatever the case. A plain one may be somebody's in capitals.
+    /// Ours, wherever they are seen: nobody else has a use for them.
+    ours: foldhash::HashSet<Box<[u8]>>,
+    /// Those of them with a prefix: whatever the case.
     prefixed: Vec<Box<[u8]>>,
+    /// What session cookies are called where the browser sees http. Over https many an application's own is called so.
+    plain_sessions: foldhash::HashSet<Box<[u8]>>,
+    /// What tokens come in, which applications set.
+    carriers: foldhash::HashSet<Box<[u8]>>,
 }
 
 impl CookieNames {
-    fn have(&self, name: &[u8]) -> bool {
-        self.all.contains(name) || self.prefixed.iter().any(|ours| protect::is_alias(name, ours))
+    fn of(pools: &[PoolEntry]) -> Self {
+        let own =
+            pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
+        let pins = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
+        let sessions: Vec<&SharedSettings> =
+            pools.iter().filter_map(|entry| Some(&*entry.shared.as_ref()?.settings)).collect();
+        let carriers = pools.iter().filter_map(|entry| match &entry.stateless.as_ref()?.settings.verify.carrier {
+            Carrier::Cookie(name) => Some(name.as_bytes().into()),
+            Carrier::Header => None,
+        });
+        let ours = pins.chain(sessions.iter().map(|settings| &*settings.cookie)).chain([headers::ADMIN_COOKIE]);
+        let ours: foldhash::HashSet<Box<[u8]>> = ours.map(|name| name.as_bytes().into()).collect();
+        CookieNames {
+            prefixed: ours.iter().filter(|name| name.starts_with(b"__")).cloned().collect(),
+            ours,
+            plain_sessions: sessions.iter().map(|settings| settings.plain_cookie().as_bytes().into()).collect(),
+            carriers: carriers.collect(),
+        }
     }
-}
 
-fn cookie_names(pools: &[PoolEntry]) -> CookieNames {
-    let own =
-        pools.iter().filter_map(|entry| entry.pool.affinity.as_ref()).filter(|affinity| affinity.has_own_cookie());
-    let names = own.map(Affinity::settings).flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
-    let shared = pools.iter().filter_map(|entry| entry.shared.as_ref()).map(|shared| &shared.settings);
-    let sessions = shared.flat_map(|settings| [&*settings.cookie, settings.plain_cookie()]);
-    let names = names.chain(sessions).chain([headers::ADMIN_COOKIE]);
-    let all: foldhash::HashSet<Box<[u8]>> = names.map(|name| name.as_bytes().into()).collect();
-    let prefixed = all.iter().filter(|name| name.starts_with(b"__")).cloned().collect();
-    CookieNames { all, prefixed }
+    fn are_ours(&self, name: &[u8], https: bool, pool: &PoolEntry) -> bool {
+        let is_of_pool =
+            || pool.shared.as_ref().is_some_and(|shared| shared.settings.plain_cookie().as_bytes() == name);
+        self.ours.contains(name)
+            || (self.plain_sessions.contains(name) && (!https || is_of_pool()))
+            || self.prefixed.iter().any(|ours| protect::is_alias(name, ours))
+    }
 }
 
 struct PoolBuilder<'a> {
@@ -313,8 +371,9 @@ struct PoolBuilder<'a> {
     previous: Option<&'a Snapshot>,
     metrics: &'a Arc<Metrics>,
     workers: usize,
-    /// Of revocations: one for each store, and one for all pools without.
-    books: Mutex<Vec<Arc<RevocationBook>>>,
+    once_in_force: Mutex<OnceInForce>,
+    /// Seals revocations.
+    revocations: Arc<Sealer>,
 }
 
 impl PoolBuilder<'_> {
@@ -340,7 +399,7 @@ impl PoolBuilder<'_> {
         let by_application = settings.shared.as_ref().filter(|shared| shared.held_by == HeldBy::Application);
         let counted_cookie = by_application.map(|shared| shared.cookie.clone());
         let stateless = settings.stateless.map(|stateless| self.stateless(stateless, &settings.name, before, random));
-        let stateless = stateless.transpose()?;
+        let stateless = stateless.transpose()?.map(Arc::new);
         let shared = settings.shared.and_then(|shared| self.shared(shared, &settings.name));
         let departed = before.map(|before| departed(before, &names)).unwrap_or_default();
         let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
@@ -376,9 +435,7 @@ impl PoolBuilder<'_> {
             load: Mutex::default(),
         })
     }
-}
 
-impl PoolBuilder<'_> {
     /// Sessions of a pool; none where a store is missing, which was refused when the file was read.
     fn shared(&self, settings: SharedSettings, pool: &Arc<str>) -> Option<SharedPool> {
         if settings.held_by == HeldBy::Application {
@@ -389,9 +446,7 @@ impl PoolBuilder<'_> {
         let (realm, store, audience) = (Arc::new(realm), Arc::clone(store), Arc::clone(pool));
         Some(SharedPool { settings: Arc::new(settings), realm, store, audience })
     }
-}
 
-impl PoolBuilder<'_> {
     fn stateless(
         &self,
         settings: StatelessSettings,
@@ -399,39 +454,61 @@ impl PoolBuilder<'_> {
         before: Option<&PoolEntry>,
         random: &mut fastrand::Rng,
     ) -> Result<StatelessPool, BuildError> {
-        let known = before.and_then(|before| before.stateless.as_ref());
-        let issuers = settings.verify.issuers.iter().zip(&settings.authorities).enumerate();
-        let keys = issuers.map(|(at, (issuer, authorities))| {
-            let same = known.filter(|known| known.settings.authorities.get(at) == Some(authorities));
-            let same = same.and_then(|known| known.keys.iter().find(|keys| keys.settings == *issuer));
-            let keys = match same {
-                Some(keys) => Arc::clone(keys),
-                None => IssuerKeys::new(issuer.clone(), issuer_tls(issuer, authorities, pool)?, random),
-            };
-            keys.read_file().map_err(|why| BuildError::Keys(Arc::clone(pool), issuer.issuer.clone(), why))?;
-            Ok(keys)
-        });
+        let known = before.and_then(|before| before.stateless.as_deref());
+        let issuers = settings.verify.issuers.iter().zip(&settings.authorities);
+        let keys = issuers.map(|(issuer, authorities)| self.issuer_keys(issuer, authorities, known, pool, random));
         let keys = keys.collect::<Result<Vec<_>, BuildError>>()?;
-        let store = settings.store.and_then(|at| self.stores.get(at)).cloned();
+        let revoked = self.book(settings.store.and_then(|at| self.stores.get(at)).cloned());
+        if let Some(known) = known.filter(|known| !Arc::ptr_eq(&known.revoked, &revoked)) {
+            let moved = (Arc::clone(&revoked), Arc::clone(&known.revoked), Arc::clone(pool));
+            self.once_in_force.lock().moved.push(moved);
+        }
         Ok(StatelessPool {
             verifier: Verifier::new(settings.verify.clone()),
             settings: Arc::new(settings),
             keys,
-            revoked: self.book(store),
+            revoked,
             audience: Arc::clone(pool),
         })
     }
 
-    /// The book of a store's revocations, or of those that are in memory only.
+    /// The keys of an issuer: those that there were, or new ones.
+    fn issuer_keys(
+        &self,
+        issuer: &IssuerSettings,
+        authorities: &[CertificateDer<'static>],
+        known: Option<&StatelessPool>,
+        pool: &Arc<str>,
+        random: &mut fastrand::Rng,
+    ) -> Result<Arc<IssuerKeys>, BuildError> {
+        let earlier = known.map(|known| known.keys.as_slice()).unwrap_or_default();
+        let same = earlier.iter().find(|keys| keys.are_for(issuer, authorities));
+        let keys = match same {
+            Some(keys) => Arc::clone(keys),
+            None => {
+                let tls = issuer_tls(issuer, authorities, pool)?;
+                let keys = IssuerKeys::new(issuer.clone(), authorities.to_vec(), tls, random);
+                earlier.iter().for_each(|earlier| keys.begin_with(earlier));
+                keys
+            }
+        };
+        let read = keys.read_file().map_err(|why| BuildError::Keys(Arc::clone(pool), issuer.issuer.clone(), why))?;
+        self.once_in_force.lock().keys.extend(read.map(|text| (Arc::clone(&keys), text)));
+        Ok(keys)
+    }
+
+    /// The book of a store's revocations, or of those that are in memory only: the one that there is, or a new one.
     fn book(&self, store: Option<Arc<Store>>) -> Arc<RevocationBook> {
-        let mut books = self.books.lock();
-        if let Some(book) = books.iter().find(|book| book.is_of(store.as_ref())) {
+        let mut once_in_force = self.once_in_force.lock();
+        let planned = once_in_force.books.iter().map(|(book, _)| book).find(|book| book.is_of(store.as_ref()));
+        if let Some(book) = planned {
             return Arc::clone(book);
         }
-        let book = RevocationBook::new(store, self.ring);
-        let earlier = self.previous.into_iter().flat_map(Snapshot::revocation_books);
-        earlier.filter(|known| known.is_of(book.store.as_ref())).take(1).for_each(|known| book.inherit(known));
-        books.push(Arc::clone(&book));
+        let place = Place { store, sealer: Arc::clone(&self.revocations) };
+        let mut earlier = self.previous.into_iter().flat_map(Snapshot::revocation_books);
+        let known = earlier.find(|known| known.is_of(place.store.as_ref())).map(Arc::clone);
+        let book = known.unwrap_or_else(|| RevocationBook::new(place.clone()));
+        once_in_force.books.push((Arc::clone(&book), place));
         book
     }
 }

@@ -175,13 +175,14 @@ impl Committer<'_> {
         }
         match &directives.turn {
             Some(Turn::Login { subject, how }) => {
-                check_vault(&directives.vault, self.now)?;
                 let step = Rotation::new(self.realm, None, subject, how, entropy);
                 let data = merge::apply("{}", directives.replace.as_ref(), directives.patch.as_ref())?;
-                merge::check(&data, self.realm.rules.most_bytes)?;
+                let mut vault = Jar::default();
+                vault.apply(&directives.vault, self.now)?;
+                self.check_size(&data, &vault)?;
                 let listing = self.enlist(&step, None, directives.logout_others, entropy).await?;
                 let mut session = step.session(self, &listing, data);
-                session.lineage.vault.apply(&directives.vault, self.now)?;
+                session.lineage.vault = vault;
                 let made = self.change_for(Guard::Absent(session.lineage_key), &session, Vec::new(), Vec::new());
                 if !change(self.store, made).await? {
                     return Err(Refusal::Contended);
@@ -216,12 +217,13 @@ impl Committer<'_> {
     /// An anonymous session.
     async fn begin(&self, directives: &Directives, entropy: &mut dyn Entropy) -> Result<Committed, Refusal> {
         let data = merge::apply("{}", directives.replace.as_ref(), directives.patch.as_ref())?;
-        merge::check(&data, self.realm.rules.most_bytes)?;
+        let mut vault = Jar::default();
+        vault.apply(&directives.vault, self.now)?;
+        self.check_size(&data, &vault)?;
         let cookie = SessionCookie::new(self.realm.sealing_key(), None, entropy);
         let made = (cookie, fresh(entropy), Zeroizing::new(fresh(entropy)));
         let mut session = assemble(self, made, None, data);
-        session.lineage.vault.apply(&directives.vault, self.now)?;
-        self.check_size(&session.lineage)?;
+        session.lineage.vault = vault;
         let made = self.change_for(Guard::Absent(session.lineage_key), &session, Vec::new(), Vec::new());
         if !change(self.store, made).await? {
             return Err(Refusal::Contended);
@@ -337,12 +339,11 @@ impl Committer<'_> {
         if writes {
             let (replace, patch) = (directives.replace.as_ref(), directives.patch.as_ref());
             after.lineage.data = merge::apply(&session.lineage.data, replace, patch)?;
-            merge::check(&after.lineage.data, self.realm.rules.most_bytes)?;
             after.lineage.version += 1;
         }
         let fills = after.lineage.vault.apply(&directives.vault, self.now)?;
         if fills || writes {
-            self.check_size(&after.lineage)?;
+            self.check_size(&after.lineage.data, &after.lineage.vault)?;
         }
         // What is wrong is known by now: nobody is logged out by half a directive.
         let mut ended = Vec::new();
@@ -433,10 +434,10 @@ impl Committer<'_> {
         let carry = if same_subject { how.carry.as_ref().or(self.realm.rules.carry.as_ref()) } else { Some(&NOTHING) };
         let carried = merge::only(&session.lineage.data, carry.map(Vec::as_slice))?;
         let data = merge::apply(&carried, directives.replace.as_ref(), directives.patch.as_ref())?;
-        merge::check(&data, self.realm.rules.most_bytes)?;
         // The framework's cookies are its own to give up, as in a browser.
         let mut vault = session.lineage.vault.clone();
         vault.apply(&directives.vault, self.now)?;
+        self.check_size(&data, &vault)?;
         let mut step = Rotation::new(self.realm, Some(session), subject, how, entropy);
         step.rests_on_old = matches!(directives.turn, Some(Turn::StepUp(_)));
         let listing = self.enlist(&step, Some(session), directives.logout_others, entropy).await?;
@@ -551,9 +552,8 @@ impl Committer<'_> {
     }
 
     /// Data and vault count together.
-    fn check_size(&self, lineage: &Lineage) -> Result<(), Refusal> {
-        let bytes = lineage.data.len() + lineage.vault.bytes();
-        if bytes > self.realm.rules.most_bytes { Err(Oversized::Bytes.into()) } else { Ok(()) }
+    fn check_size(&self, data: &str, vault: &Jar) -> Result<(), Refusal> {
+        Ok(merge::check(data, self.realm.rules.most_bytes.saturating_sub(vault.bytes()))?)
     }
 
     /// A new session's records, beside what else changes with them.
@@ -571,11 +571,6 @@ impl Committer<'_> {
 }
 
 const NOTHING: Vec<Box<str>> = Vec::new();
-
-/// Whether an empty vault would take this: to be known before anything is written.
-fn check_vault(changes: &[vault::Change], now: u64) -> Result<(), TooMuch> {
-    Jar::default().apply(changes, now).map(drop)
-}
 
 /// A login or a step-up that is being made.
 struct Rotation {

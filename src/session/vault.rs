@@ -4,7 +4,7 @@
 //! itself has the session cookie only. So what a framework signs and leaves at the client becomes a session that every
 //! server can serve, that nobody can copy, and that ends when it is ended.
 //!
-//! This is the browser of one pool and one user: what says to whom a cookie may be shown (`Domain`, `Secure`,
+//! This is the browser of one realm and one user (pools of a realm share what is kept): what says to whom a cookie may be shown (`Domain`, `Secure`,
 //! `HttpOnly`, `SameSite`) says nothing here. Names that servers set are compared byte by byte. Names that clients send
 //! are read as the most careless server would: nobody plants what the framework would believe. Unlike a browser the
 //! vault forgets nothing in silence: what does not fit is an error.

@@ -130,9 +130,9 @@ impl RequestBody {
         let mut reading = self.attempt();
         let mut whole = Vec::new();
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut reading).poll_frame(cx)).await {
-            if let Some(data) = frame?.data_ref() {
-                whole.extend_from_slice(data);
-            }
+            // After trailers there is nothing, and they would be given again and again.
+            let Ok(data) = frame?.into_data() else { break };
+            whole.extend_from_slice(&data);
         }
         Ok(Some(whole))
     }

@@ -198,3 +198,36 @@ fn a_sensitive_route_wants_to_see_again_who_asks() {
     let stepped = proxy.metric("steadfast_protect_total", &["rule=\"step_up\"", "reason=\"level\""]);
     assert_eq!(stepped, 2.0);
 }
+
+#[test]
+fn a_form_that_ends_with_trailers_stops_nobody() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&format!("[process]\nworkers = 1\nwatch = false\n{}", shared(&[&origin], "", "")));
+    let mut user = proxy.tls_client();
+    user.post("/say", "patch {\"a\":1}");
+    let slow = user.clone().silent().http2().header("content-type", "application/x-www-form-urlencoded");
+    let request = slow.request(Method::POST, "/").header("content-length", "1").body(()).unwrap();
+    let status = crate::support::client::block_on(async move {
+        let mut sender = slow.connect_h2().await?;
+        let (response, mut body) = sender.send_request(request, false).map_err(|error| error.to_string())?;
+        body.send_data("a".into(), false).map_err(|error| error.to_string())?;
+        let trailers = [(http::header::EXPIRES, http::HeaderValue::from_static("0"))].into_iter().collect();
+        body.send_trailers(trailers).map_err(|error| error.to_string())?;
+        Ok(response.await.map_err(|error| error.to_string())?.status().as_u16())
+    });
+    assert_eq!(status, Ok(403), "the form has no token");
+    assert_eq!(user.get("/").status, 200, "and the only worker goes on");
+}
+
+#[test]
+fn a_framework_of_another_pool_may_call_its_cookie_session() {
+    let origin = Origin::start("a");
+    let other = "[[route]]\nhost = \"flask.example.com\"\npool = \"flask\"\n";
+    let pool = format!("[[pool]]\nname = \"flask\"\nmode = \"none\"\n{}", servers(&[&origin]));
+    let proxy = Proxy::start(&format!("{}{pool}", shared(&[&origin], other, "")));
+    let mut user = proxy.tls_client().host("flask.example.com");
+    let reply = user.post("/say", "header set-cookie: session=framework");
+    assert_eq!(reply.set_cookies(), ["session=framework; Secure; HttpOnly; SameSite=Lax"]);
+    user.get("/");
+    assert_eq!(origin.last().header("cookie"), "session=framework");
+}

@@ -149,6 +149,47 @@ fn a_cookie_can_carry_it_and_then_other_sites_cannot_use_it() {
 }
 
 #[test]
+fn a_page_with_a_token_that_has_expired_leads_to_the_login_and_takes_it_back() {
+    let (origin, issuer) = (Origin::start("a"), Issuer::new("k1", 1));
+    let configuration =
+        stateless(&[&origin], "carrier = \"cookie:__Host-token\"", "session = \"required\"\nlogin_url = \"/login\"");
+    let login = "[[route]]\npath = \"/login\"\npool = \"shop\"\n";
+    let proxy = start(&[&issuer], &format!("{login}{configuration}"));
+    let mut user = proxy.tls_client().header("accept", "text/html").header("sec-fetch-mode", "navigate");
+    user.cookies.insert("__Host-token".into(), issuer.token("alice", &json!({ "exp": now() - 60 })));
+    let reply = user.get("/orders?page=2");
+    assert_eq!((reply.status, reply.header("location")), (303, "/login?return=%2Forders%3Fpage%3D2".to_owned()));
+    let back =
+        reply.set_cookies().into_iter().find(|line| line.starts_with("__Host-token=;")).expect("it is taken back");
+    assert!(back.contains("Secure") && back.contains("Max-Age=0") && back.contains("Path=/"), "{back}");
+    user.cookies.clear();
+    let reply = user.get("/login?return=%2Forders%3Fpage%3D2");
+    assert_eq!(reply.status, 200);
+    let told = crate::support::saying::claims(&origin.last().headers);
+    assert_eq!(told["return_to"], "/orders?page=2", "where to go on is told signed");
+    user.get("/login?return=%2F%2Fevil.example");
+    let told = crate::support::saying::claims(&origin.last().headers);
+    assert_eq!(told["return_to"], Value::Null, "if it is a path of this host");
+}
+
+#[test]
+fn what_is_open_of_a_token_ends_when_it_is_revoked() {
+    let (origin, issuer) = (Origin::start("a"), Issuer::new("k1", 1));
+    let proxy = start(&[&issuer], &stateless(&[&origin], "", ""));
+    let client = with(&proxy, &issuer.token("alice", &json!({ "jti": "t-1" })));
+    let watching = std::thread::spawn(move || {
+        crate::support::client::block_on(async move {
+            let mut connection = client.connect().await?;
+            let request = client.request(http::Method::GET, "/events").body(Default::default()).unwrap();
+            connection.send(request).await
+        })
+    });
+    eventually("it is open", || proxy.metric("steadfast_long_lived", &[]) == 1.0);
+    ctl(&proxy, &["revoke", "--pool", "shop", "--jti", "t-1"]);
+    watching.join().unwrap().expect("the event stream ends well");
+}
+
+#[test]
 fn keys_change_without_a_restart() {
     let origin = Origin::start("a");
     let (old, new) = (Issuer::new("k1", 1), Issuer::new("k2", 2));

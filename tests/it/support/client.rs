@@ -189,6 +189,19 @@ impl Client {
         }
     }
 
+    /// Opens an HTTP/2 connection whose streams can be sent piece by piece.
+    pub async fn connect_h2(&self) -> Result<h2::client::SendRequest<Bytes>, String> {
+        let tcp = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let mut config = ClientConfig::clone(self.tls.as_ref().expect("over TLS"));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = ServerName::try_from(self.server_name.clone()).map_err(|error| error.to_string())?;
+        let stream =
+            TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|error| error.to_string())?;
+        let (sender, connection) = h2::client::handshake(stream).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        sender.ready().await.map_err(|error| error.to_string())
+    }
+
     /// Opens a connection to be used for several requests.
     pub async fn connect(&self) -> Result<Connection, String> {
         let tcp = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
