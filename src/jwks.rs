@@ -4,6 +4,7 @@
 //! configuration names: no redirect is followed. What comes is bounded in time and in size; reading it is `stateless`'s
 //! business.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,12 @@ const HTTPS_PORT: u16 = 443;
 pub enum FetchError {
     #[error("its URL names no host")]
     Url,
+    #[error("the file cannot be read: {0}")]
+    File(std::io::Error),
+    #[error("it is no file")]
+    NoFile,
+    #[error("the file is larger than {MOST_KEYS_BYTES} bytes")]
+    FileTooLarge,
     #[error("it does not answer: {0}")]
     Connect(#[from] std::io::Error),
     #[error("it does not speak HTTP: {0}")]
@@ -50,11 +57,15 @@ pub async fn fetch(url: &str, tls: Arc<ClientConfig>) -> Result<Bytes, FetchErro
 
 /// Reads a key set from a file.
 pub fn read(path: &Path) -> Result<Bytes, FetchError> {
-    let file = std::fs::File::open(path)?;
+    // A pipe would be waited for.
+    if !std::fs::metadata(path).map_err(FetchError::File)?.is_file() {
+        return Err(FetchError::NoFile);
+    }
+    let file = std::fs::File::open(path).map_err(FetchError::File)?;
     let mut text = Vec::new();
     let most = u64::try_from(MOST_KEYS_BYTES).unwrap_or(u64::MAX);
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, most + 1), &mut text)?;
-    if text.len() > MOST_KEYS_BYTES { Err(FetchError::Body) } else { Ok(text.into()) }
+    file.take(most + 1).read_to_end(&mut text).map_err(FetchError::File)?;
+    if text.len() > MOST_KEYS_BYTES { Err(FetchError::FileTooLarge) } else { Ok(text.into()) }
 }
 
 async fn get(uri: &Uri, tls: Arc<ClientConfig>) -> Result<Bytes, FetchError> {

@@ -131,11 +131,14 @@ fn until(said: Option<&Value>, now: u64) -> Result<u64, Refusal> {
         Some(Value::String(span)) => parse_duration(span).map(|span| now.saturating_add(span.as_secs())),
         _ => None,
     };
-    let at = at.filter(|at| *at > now);
+    let at = at.filter(|at| *at > now && *at - now <= LONGEST);
     at.ok_or_else(|| {
-        bad("`until` is when the last token that it is about expires: seconds since 1970, or from now as \"24h\".")
+        bad("`until` is when the last token that it is about expires: seconds since 1970, or from now as \"24h\"; at most ten years.")
     })
 }
+
+/// A key or a habit that lasts longer is none to rely on: ten years.
+const LONGEST: u64 = 10 * 366 * 24 * 3_600;
 
 fn fields_of(query: &str) -> Result<Map<String, Value>, Refusal> {
     let mut fields = Map::new();

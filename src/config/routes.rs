@@ -106,7 +106,9 @@ fn route(
 fn login_url(context: &Context<'_>, section: &Section<'_>) -> Option<Box<str>> {
     let text = section.text("login_url")?;
     let is_path = text.value.starts_with('/') && !text.value.starts_with("//");
-    let fits = text.value.parse::<http::Uri>().is_ok_and(|uri| is_path || uri.authority().is_some());
+    let is_url = |uri: &http::Uri| matches!(uri.scheme_str(), Some("https" | "http")) && uri.authority().is_some();
+    let is_plain = text.value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let fits = is_plain && text.value.parse::<http::Uri>().is_ok_and(|uri| is_path || is_url(&uri));
     if !fits {
         let help = "a path, as \"/login\", or a URL".to_owned();
         context.error(text.span, format!("\"{}\" is no place to log in", text.value), help);
@@ -199,6 +201,9 @@ fn check_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Rout
             let message = "`require` cannot be met with `session = \"off\"`: nobody is known there";
             context.error(section.place("require"), message, None);
         }
+        if route.csrf == Some(Csrf::Off) && route.protect_safe {
+            context.error(section.place("protect_safe"), "`protect_safe` means nothing with `csrf = \"off\"`", None);
+        }
         let Some(login) = &route.login_url else { continue };
         if !route.needs_login() {
             let help = Some("it is for `session = \"required\"` and `require`".to_owned());
@@ -229,12 +234,19 @@ fn check_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Rout
 
 /// A login that is seen from outside proves nothing.
 fn check_seen_logins(context: &Context<'_>, sections: &[&Section<'_>], routes: &[Route], pools: &[Section<'_>]) {
-    for (section, route) in sections.iter().zip(routes).filter(|(_, route)| route.require.is_some()) {
+    for (section, route) in sections.iter().zip(routes).filter(|(_, route)| route.needs_login()) {
         let Action::Pool(pool) = route.action else { continue };
-        if pools.get(pool).is_some_and(|pool| pool.section("shared").has("login_when")) {
+        if !pools.get(pool).is_some_and(|pool| pool.section("shared").has("login_when")) {
+            continue;
+        }
+        if route.require.is_some() {
             let help = Some("those need an application that says `login` or `step-up` itself".to_owned());
             let message = "logins that `login_when` sees from outside do not meet `require`";
             context.problems.warn(section.place("require"), message, help);
+        } else {
+            let help = Some("let the application look itself at who is logged in".to_owned());
+            let message = "what `login_when` takes for a login may be one that failed, if that is answered alike";
+            context.problems.warn(section.place("session"), message, help);
         }
     }
 }

@@ -8,9 +8,11 @@ use super::document::{Located, Section};
 use super::listeners;
 use super::resolve::{Context, names_of, private_address, secret};
 use super::settings::{Process, SessionApi, SharedSettings};
+use crate::headers;
 use crate::names::{HeldBy, OnStoreError};
 use crate::private::Address;
-use crate::session::vault::LoginWhen;
+use crate::protect;
+use crate::session::vault::{LoginWhen, MOST_COOKIES};
 use crate::session::{OnReuse, Rules};
 use crate::store::{self, BreakerSettings, MemcachedNode, MemcachedSettings, RedisSettings};
 
@@ -205,14 +207,18 @@ fn vault(context: &Context<'_>, shared: &Section<'_>, own: &str) -> Vec<Box<str>
         let text = name.value.as_str();
         let message = if text.is_empty() || !is_token(text) || text.starts_with('$') {
             format!("\"{text}\" is no name of a cookie")
-        } else if text == own {
-            format!("`{text}` is the proxy's own cookie")
+        } else if [own, headers::ADMIN_COOKIE].iter().any(|ours| protect::is_alias(text.as_bytes(), ours.as_bytes())) {
+            format!("`{text}` is the proxy's own cookie, or may be taken for it")
         } else if names[..at].iter().any(|other| other.value == text) {
             format!("`{text}` is there twice")
         } else {
             continue;
         };
         context.error(name.span.clone(), message, None);
+    }
+    if names.len() > MOST_COOKIES {
+        let message = format!("a session keeps at most {MOST_COOKIES} cookies");
+        context.error(shared.place("vault"), message, None);
     }
     names.into_iter().map(|name| name.value.into()).collect()
 }
@@ -229,6 +235,17 @@ fn login_when(context: &Context<'_>, shared: &Section<'_>) -> Option<LoginWhen> 
         context.error(path.span, format!("\"{}\" is no path in its normal form", path.value), None);
     }
     let method = section.text("method")?;
+    if method.value.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        let help = format!("\"{}\": methods are told apart by case", method.value.to_ascii_uppercase());
+        context.error(method.span.clone(), format!("no request has the method \"{}\"", method.value), help);
+    }
+    if section.is_empty_list("status") {
+        context.error(section.place("status"), "`status` is empty: no login would be seen", None);
+    }
+    if shared.texts("vault").is_empty() {
+        let help = "name the cookies of the framework: vault = [\"sessionid\"]".to_owned();
+        context.error(section.span.clone(), "`login_when` is for pools with a `vault`", help);
+    }
     let parsed = http::Method::from_bytes(method.value.as_bytes());
     let parsed = parsed.map_err(|_| context.error(method.span, format!("\"{}\" is no method", method.value), None));
     let cookie_changed = section.text("cookie_changed");

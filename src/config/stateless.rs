@@ -50,6 +50,9 @@ pub(super) fn resolve(
         }
         Some(at)
     });
+    if section.is_empty_list("typ") {
+        context.error(section.place("typ"), "`typ` is empty: no token would be taken", None);
+    }
     let types = section.texts("typ").into_iter().map(|text| text.value.into()).collect();
     let verify = Settings { carrier: carrier(context, &section)?, types, skew, issuers };
     Some(StatelessSettings { verify, authorities, store })
@@ -59,7 +62,9 @@ fn carrier(context: &Context<'_>, section: &Section<'_>) -> Option<Carrier> {
     let text = section.text("carrier")?;
     let cookie = text.value.strip_prefix("cookie:");
     let is_name = |name: &&str| {
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+        !name.is_empty()
+            && !name.starts_with('$')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
     };
     match (text.value.as_str(), cookie.filter(is_name)) {
         ("header", _) => Some(Carrier::Header),
@@ -74,8 +79,11 @@ fn carrier(context: &Context<'_>, section: &Section<'_>) -> Option<Carrier> {
 
 fn issuer(context: &Context<'_>, section: &Section<'_>) -> Option<IssuerSettings> {
     let name = section.text("issuer")?;
+    if name.value.is_empty() {
+        context.error(name.span.clone(), "an issuer has a name: exactly what `iss` says", None);
+    }
     let audience = section.texts("audience");
-    if audience.is_empty() {
+    if section.has("audience") && (audience.is_empty() || audience.iter().any(|name| name.value.is_empty())) {
         let help = "what its tokens for this pool say in `aud`".to_owned();
         context.error(section.place("audience"), "an issuer needs an `audience`", help);
     }
@@ -151,7 +159,12 @@ fn key_set(context: &Context<'_>, text: &Located<String>) -> Option<KeySource> {
         return Some(KeySource::File(context.path(path)));
     }
     let uri = text.value.parse::<http::Uri>().ok();
-    let is_https = uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
+    let is_plain = |uri: &http::Uri| {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+        !authority.contains('@') && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok())
+    };
+    let is_https = uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && is_plain(&uri));
     if !is_https {
         let help = "an https URL, or \"file:PATH\": keys that come in the clear are anybody's".to_owned();
         context.error(text.span.clone(), format!("\"{}\" is no place of keys", text.value), help);

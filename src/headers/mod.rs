@@ -6,12 +6,15 @@
 
 mod cookies;
 mod forwarded;
+mod size;
 
 pub use cookies::{cookies, rewritten_cookies, split_cookie};
 pub use forwarded::{
     ForwardedBy, Origin, OwnHop, Told, client_address, forwarded_host, forwarded_scheme_is_https, is_request_id,
     tell_client_certificate, tell_server,
 };
+pub use size::HeadSize;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::names::words;
@@ -144,8 +147,9 @@ pub fn is_reserved(name: &HeaderName) -> bool {
     begins(RESERVED)
 }
 
-/// Whether a server might take this name, which is not of plain bytes, for one that the proxy writes.
-pub fn is_alias_of_ours(name: &HeaderName) -> bool {
+/// Whether a server might take this name, which is not of plain bytes, for one that the proxy writes; `more` are those that
+/// a route adds.
+pub fn is_alias_of_ours(name: &HeaderName, more: &[(HeaderName, HeaderValue)]) -> bool {
     let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     let ours = [
         X_FORWARDED_FOR,
@@ -158,7 +162,8 @@ pub fn is_alias_of_ours(name: &HeaderName) -> bool {
         CLIENT_CERT,
         CLIENT_CERT_CHAIN,
     ];
-    ours.iter().any(|other| other != name && name.as_str().bytes().map(plain).eq(other.as_str().bytes()))
+    let mut all = ours.iter().chain(more.iter().map(|(name, _)| name));
+    all.any(|other| other != name && name.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain)))
 }
 
 /// Removes every reserved name.
@@ -172,7 +177,7 @@ pub fn remove_reserved(headers: &mut HeaderMap) {
 }
 
 /// Removes from a request's trailers what servers that merge them into the headers would believe: whatever routes,
-/// frames or authenticates (RFC 9110, section 6.5.1), and what only the proxy may say.
+/// frames or authenticates (RFC 9110, section 6.5.1), what only the proxy may say, and what they might take for it.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers);
     remove_reserved(trailers);
@@ -187,7 +192,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
         header::CONTENT_LENGTH,
         header::VIA,
     ];
-    for name in ours.into_iter().chain(standard) {
+    for name in ours.into_iter().chain(standard).chain(unsafe_names(trailers)) {
         trailers.remove(name);
     }
 }
@@ -195,32 +200,37 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 /// How a response may be stored by caches that many users share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedCaching {
-    /// No Cache-Control at all.
+    /// Nothing is said of it: they may keep what looks as if it changed rarely.
     Unsaid,
     /// Shared caches may keep it (`public`, `s-maxage`, or `max-age` without `private` or `no-store`).
     Allowed,
     Forbidden,
 }
 
-/// Reads `Cache-Control` for the one question that a cookie of ours asks (RFC 9111, section 5.2.2).
+/// Whether a field is for caches that many users share: it counts before `Cache-Control` (RFC 9213, and what was in use
+/// before it).
+pub fn is_for_shared_caches(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.ends_with("-cache-control") || ["surrogate-control", "edge-control", "x-accel-expires"].contains(&name)
+}
+
+/// Reads `Cache-Control`, and what counts before it, for the one question that a cookie of ours asks (RFC 9111, section
+/// 5.2.2).
 pub fn shared_caching(headers: &HeaderMap) -> SharedCaching {
-    let mut said = false;
+    if headers.keys().any(is_for_shared_caches) {
+        return SharedCaching::Allowed;
+    }
     let mut allowed = false;
     let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     for directive in lines.flat_map(|line| line.split(',')) {
-        said = true;
         let name = directive.split('=').next().unwrap_or_default().trim();
         let is_one_of = |names: &[&str]| names.iter().any(|other| name.eq_ignore_ascii_case(other));
-        if is_one_of(&["private", "no-store"]) {
+        if is_one_of(&["private", "no-store", "no-cache"]) {
             return SharedCaching::Forbidden;
         }
         allowed |= is_one_of(&["public", "s-maxage", "max-age"]);
     }
-    match (said, allowed) {
-        (false, _) => SharedCaching::Unsaid,
-        (true, true) => SharedCaching::Allowed,
-        (true, false) => SharedCaching::Forbidden,
-    }
+    if allowed { SharedCaching::Allowed } else { SharedCaching::Unsaid }
 }
 
 #[cfg(test)]

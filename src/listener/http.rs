@@ -90,7 +90,7 @@ where
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(limits.header_bytes)
+        .max_header_list_size(limits.most_header_bytes())
         .max_pending_accept_reset_streams(20)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
@@ -161,7 +161,7 @@ fn http1_builder(limits: Limits) -> http1::Builder {
         // Below that admission counts: a number of one's own makes hyper's parser slower.
         builder.max_headers(limits.header_count);
     }
-    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+    let head = usize::try_from(limits.most_header_bytes()).unwrap_or(usize::MAX);
     builder.max_header_size(head).max_buf_size(BUFFER_BYTES.max(head)).header_read_timeout(None);
     builder
 }

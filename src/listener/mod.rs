@@ -71,6 +71,14 @@ pub struct Limits {
     pub max_streams: u32,
 }
 
+impl Limits {
+    /// The longest head that is read at all: what is over the limit by less than that is answered with more than a bare
+    /// 431, as its user may need help.
+    fn most_header_bytes(self) -> u32 {
+        self.header_bytes.saturating_mul(2)
+    }
+}
+
 /// A listener of one snapshot.
 pub struct Endpoint {
     pub settings: Settings,

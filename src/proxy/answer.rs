@@ -142,7 +142,7 @@ fn add_pin(
     let Some(cookie) = cookie else { return };
     headers.append(header::SET_COOKIE, cookie);
     if caching == SharedCaching::Unsaid {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
 

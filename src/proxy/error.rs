@@ -19,6 +19,10 @@ pub(super) enum Kind {
     /// The request's head cannot be served.
     Head(HeaderReason),
     HeadTooLarge,
+    /// Without its cookies the head would not be too large. `cleared`: the browser is told to forget them.
+    CookiesTooLarge {
+        cleared: bool,
+    },
     NoRoute,
     /// Too many requests of one client or session; there is a place again after so many seconds.
     RateExceeded {
@@ -89,6 +93,7 @@ impl Kind {
         match self {
             Kind::Head(_)
             | Kind::HeadTooLarge
+            | Kind::CookiesTooLarge { .. }
             | Kind::BodyTooLarge
             | Kind::BodyMalformed
             | Kind::BodyStalled
@@ -122,7 +127,7 @@ impl Kind {
             Kind::LoginRequired | Kind::StepUp(_) | Kind::Token(_) => StatusCode::UNAUTHORIZED,
             Kind::Csrf(_) => StatusCode::FORBIDDEN,
             Kind::SessionConflict { .. } => StatusCode::CONFLICT,
-            Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::HeadTooLarge | Kind::CookiesTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::NoRoute => StatusCode::NOT_FOUND,
             Kind::RateExceeded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -143,7 +148,14 @@ impl Kind {
             Kind::Head(HeaderReason::Misdirected) => "This connection is not for that host; open another one.",
             Kind::Head(HeaderReason::Method) => "The method is not served here.",
             Kind::Head(HeaderReason::Malformed) => "The request is malformed.",
-            Kind::HeadTooLarge => "The request has too many header fields.",
+            Kind::HeadTooLarge => "The request's head has too many fields, or is too long.",
+            Kind::CookiesTooLarge { cleared: true } => {
+                "Your browser had more cookies for this site than are allowed here, and was told to forget them. \
+                 Please load the page again."
+            }
+            Kind::CookiesTooLarge { cleared: false } => {
+                "Your browser has more cookies for this site than are allowed here. Please delete the cookies of this site."
+            }
             Kind::NoRoute => "Nothing is served under this address.",
             Kind::RateExceeded { .. } => "Too many requests. Please slow down.",
             Kind::BodyTooLarge => "The request's body is larger than is allowed here.",
@@ -181,6 +193,7 @@ impl Kind {
         match self {
             Kind::Head(reason) => reason.as_str(),
             Kind::HeadTooLarge => "head_too_large",
+            Kind::CookiesTooLarge { .. } => "cookies_too_large",
             Kind::NoRoute => "no_route",
             Kind::RateExceeded { .. } => "rate_exceeded",
             Kind::BodyTooLarge => "body_too_large",
@@ -236,6 +249,8 @@ impl Kind {
         matches!(
             self,
             Kind::Head(HeaderReason::TransferCoding | HeaderReason::BadHost)
+                | Kind::HeadTooLarge
+                | Kind::CookiesTooLarge { .. }
                 | Kind::BodyMalformed
                 | Kind::BodyTooLarge
                 | Kind::BodyStalled

@@ -26,7 +26,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
@@ -48,6 +49,7 @@ use crate::listener::{Downstream, Handler};
 use crate::metrics::{NO_POOL, PoolMetrics, WorkerId};
 use crate::names::{Decision, HeaderReason, Limit, NoneWhy, RateBy, Verdict};
 use crate::protect::is_never_for_servers;
+use crate::rate::Rate;
 use crate::routing;
 use crate::runtime::{PoolEntry, Runtime, Snapshot};
 use crate::session::Sid;
@@ -197,6 +199,7 @@ impl Worker {
         if let Some(port) = exchange.downstream.endpoint.settings.redirect_port {
             return Ok(answer::Answer::Local(reply::redirect_to_https(&identity, port, &parts.uri)));
         }
+        self.check_head(exchange, &parts)?;
         let (route, path) = self.route(exchange, snapshot, &identity, &parts)?;
         let (at, entry) = match &route.action {
             Action::Respond { status, body } => {
@@ -245,6 +248,24 @@ impl Worker {
     fn refuse(&self, reason: HeaderReason) -> Error {
         self.runtime.metrics.header_decision(self.id, Decision::Rejected, reason);
         Error::new(Kind::Head(reason))
+    }
+
+    /// Refuses a head that is too long, or has too many fields. A browser that has more cookies than are let in would get
+    /// that for ever: it is told to forget them, once in a while.
+    fn check_head(&self, exchange: &Exchange, parts: &Parts) -> Result<(), Error> {
+        let limits = &exchange.downstream.endpoint.settings.limits;
+        let size = headers::HeadSize::of(&parts.method, &parts.uri, &parts.headers);
+        let most = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
+        if size.bytes <= most && size.fields <= limits.header_count {
+            return Ok(());
+        }
+        self.runtime.metrics.limit_reached(self.id, Limit::HeaderSize);
+        if size.fields > limits.header_count || size.bytes - size.cookie_bytes > most {
+            return Err(Error::new(Kind::HeadTooLarge));
+        }
+        let cleared = protect::is_navigation(parts)
+            && self.runtime.clearings.admit(*CLEARING, client_key(exchange.client), exchange.arrived).is_ok();
+        Err(Error::new(Kind::CookiesTooLarge { cleared }))
     }
 
     fn route<'s>(
@@ -299,14 +320,10 @@ impl Worker {
         incoming: Incoming,
     ) -> Result<Admitted, Error> {
         let settings = &exchange.downstream.endpoint.settings;
-        if parts.headers.len() > settings.limits.header_count {
-            self.runtime.metrics.limit_reached(self.id, Limit::HeaderSize);
-            return Err(Error::new(Kind::HeadTooLarge));
-        }
         if !headers::transfer_coding_is_plain(&parts.headers) {
             return Err(self.refuse(HeaderReason::TransferCoding));
         }
-        self.clean_names(settings.unsafe_names, &mut parts.headers)?;
+        self.clean_names(settings.unsafe_names, route, &mut parts.headers)?;
         let keep_most = if entry.retry.attempts > 1 { entry.retry.body_bytes } else { 0 };
         let announced = http_body::Body::size_hint(&incoming).lower();
         if route.body_bytes > 0 && announced > route.body_bytes {
@@ -320,14 +337,17 @@ impl Worker {
         Ok(Admitted { parts, body, wants_upgrade })
     }
 
-    fn clean_names(&self, unsafe_names: UnsafeNames, headers: &mut HeaderMap) -> Result<(), Error> {
+    fn clean_names(&self, unsafe_names: UnsafeNames, route: &Route, headers: &mut HeaderMap) -> Result<(), Error> {
         let count = |decision| self.runtime.metrics.header_decision(self.id, decision, HeaderReason::UnsafeName);
         if headers.keys().any(headers::is_reserved) {
             count(Decision::Stripped);
             headers::remove_reserved(headers);
         }
         if unsafe_names == UnsafeNames::Pass {
-            for name in headers::unsafe_names(headers).into_iter().filter(headers::is_alias_of_ours) {
+            for name in headers::unsafe_names(headers)
+                .into_iter()
+                .filter(|name| headers::is_alias_of_ours(name, &route.request_headers.set))
+            {
                 count(Decision::Stripped);
                 headers.remove(name);
             }
@@ -379,6 +399,9 @@ impl Worker {
         recalled
     }
 }
+
+/// How often a client's browser is told to forget its cookies.
+static CLEARING: LazyLock<Rate> = LazyLock::new(|| Rate::new(1, Duration::from_secs(60), 1));
 
 /// What stands for a client: its address, or its IPv6 network of 64 bits, which is one customer's.
 fn client_key(client: IpAddr) -> u64 {

@@ -42,6 +42,9 @@ pub(super) fn refusal(error: Error, mut exchange: Box<Exchange>) -> Response<Rep
     if let Some(cookie) = error.cookie {
         headers.append(header::SET_COOKIE, cookie);
     }
+    if kind == (Kind::CookiesTooLarge { cleared: true }) {
+        headers.insert("clear-site-data", HeaderValue::from_static("\"cookies\""));
+    }
     if let Some(challenge) = error.challenge {
         headers.insert(header::WWW_AUTHENTICATE, challenge);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cookie::{Cookie, SameSite};
 use foldhash::HashMap;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::error::{Error, Kind};
 use super::exchange::Exchange;
@@ -481,7 +481,8 @@ impl Visit {
         let (method, path) = &self.asked;
         let now = Clock::wall(Clock::now()).seconds();
         let changes = take_from_response(settings, headers, now, path);
-        if changes.is_empty() || !self.may_set_cookie || self.degraded {
+        let is_of_interest = !changes.is_empty() || settings.login_when.is_some();
+        if !is_of_interest || !self.may_set_cookie || self.degraded {
             return VaultNews::default();
         }
         let empty = Jar::default();
@@ -678,7 +679,7 @@ pub(super) fn take_from_response(
     let changes = vault::take(headers, &settings.vault, now, path);
     let is_fewer = headers.get_all(header::SET_COOKIE).iter().count() < before;
     if is_fewer && headers::shared_caching(headers) == SharedCaching::Unsaid {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
     changes
 }
@@ -701,7 +702,10 @@ impl Concluded {
         if let Some(line) = self.cookie {
             headers.append(header::SET_COOKIE, line);
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            for name in ["expires", "surrogate-control", "cdn-cache-control"] {
+            headers.remove(header::EXPIRES);
+            let others: Vec<HeaderName> =
+                headers.keys().filter(|name| headers::is_for_shared_caches(name)).cloned().collect();
+            for name in others {
                 headers.remove(name);
             }
         }

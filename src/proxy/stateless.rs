@@ -152,8 +152,8 @@ fn of_verifier(worker: &Worker, exchange: &Exchange, pool: &StatelessPool, https
 fn refuse(worker: &Worker, pool: &StatelessPool, https: bool, reason: TokenReason) -> Error {
     worker.runtime.metrics.token_refused(worker.id, reason);
     let cookie = match &pool.settings.verify.carrier {
-        // Another proxy may know its key.
-        Carrier::Cookie(name) if reason != TokenReason::Key => {
+        // Another proxy may know its key; and of two, one may be good.
+        Carrier::Cookie(name) if !matches!(reason, TokenReason::Key | TokenReason::TwoCarriers) => {
             let line = Cookie::build((&**name, "")).path("/").http_only(true).secure(https);
             let line = line.max_age(cookie::time::Duration::ZERO);
             HeaderValue::try_from(line.build().to_string()).ok()

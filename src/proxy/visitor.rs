@@ -70,7 +70,13 @@ impl Shows {
         let kept = session::is_kept(entry, route);
         let session = kept.map(|pool| session::Coming::of(&pool.settings, parts, path, identity));
         let https = identity.hop.origin.https;
-        let token = entry.stateless.as_ref().map(|pool| stateless::take(worker, pool, https, &mut parts.headers));
+        // Where nobody is asked who they are, whatever says it is the application's.
+        let asks = route.session != SessionNeed::Off;
+        let token = entry
+            .stateless
+            .as_ref()
+            .filter(|_| asks)
+            .map(|pool| stateless::take(worker, pool, https, &mut parts.headers));
         Ok(Shows {
             session,
             return_to: token.as_ref().and_then(|_| protect::return_to(parts)),
@@ -102,7 +108,7 @@ impl Shows {
                     elsewhere @ Entry::Elsewhere(_) => return Ok(elsewhere),
                 }
             }
-            (None, Some((token, pool))) if route.session != SessionNeed::Off => {
+            (None, Some((token, pool))) => {
                 let guest = match stateless::enter(worker, exchange, snapshot, pool, https, token) {
                     Ok(guest) => guest,
                     Err(error) => return log_in_again(route, asked, error),

@@ -37,6 +37,8 @@ pub struct IssuerKeys {
     epoch: AtomicU64,
     /// Somebody has shown a token of a key that is not known.
     is_wanted: AtomicBool,
+    /// They are being fetched.
+    is_under_way: AtomicBool,
     times: Mutex<Times>,
 }
 
@@ -70,6 +72,7 @@ impl IssuerKeys {
             current: ArcSwapOption::new(current),
             epoch: AtomicU64::new(1),
             is_wanted: AtomicBool::new(false),
+            is_under_way: AtomicBool::new(false),
             times: Mutex::new(Times { early, ..Times::default() }),
         })
     }
@@ -131,7 +134,7 @@ impl IssuerKeys {
     /// Fetches the keys if it is time; to be called about once a second.
     pub async fn refresh(&self) {
         let now = Clock::now();
-        if !self.is_due(now) {
+        if !self.is_due(now) || self.is_under_way.swap(true, Ordering::Relaxed) {
             return;
         }
         self.times.lock().tried = Some(now);
@@ -141,10 +144,13 @@ impl IssuerKeys {
             Ok(true) => tracing::info!(%issuer, "the issuer's keys have changed"),
             Ok(false) => {}
             Err(why) => {
-                tracing::warn!(%issuer, %why, "the issuer's keys cannot be fetched; the last good ones stay");
+                let has_some = self.current.load().is_some();
+                let then = if has_some { "the last good ones stay" } else { "its tokens cannot be checked" };
+                tracing::warn!(%issuer, %why, "the issuer's keys cannot be fetched; {then}");
                 self.forget_if_old(Clock::now());
             }
         }
+        self.is_under_way.store(false, Ordering::Relaxed);
     }
 
     async fn fetch(&self) -> Result<Bytes, FetchError> {
@@ -173,9 +179,12 @@ impl IssuerKeys {
             return Ok(false);
         }
         let keys = Keys::parse(&text, &self.settings.algorithms).map_err(|error| error.to_string())?;
+        let issuer = &self.settings.issuer;
         for (kid, why) in keys.skipped() {
-            let issuer = &self.settings.issuer;
-            tracing::debug!(%issuer, kid = kid.as_deref().unwrap_or("-"), ?why, "a key of the issuer is not used");
+            tracing::info!(%issuer, kid = kid.as_deref().unwrap_or("-"), ?why, "a key of the issuer is not used");
+        }
+        if keys.is_empty() {
+            tracing::warn!(%issuer, "the issuer shows no key that can be used: none of its tokens counts");
         }
         (times.succeeded, times.tried, times.text) = (Some(now), Some(now), text);
         self.current.store(Some(Arc::new(keys)));

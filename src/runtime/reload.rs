@@ -17,6 +17,7 @@ use super::snapshot::{BuildError, Snapshot};
 use crate::clock::Clock;
 use crate::config::{self, LoadError, Loaded, Report};
 use crate::metrics::Metrics;
+use crate::rate::KeyedRate;
 
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,8 @@ pub struct Runtime {
     pub attempts: Attempts,
     /// Sessions that ended a moment ago.
     pub ended: EndedSessions,
+    /// Whose browser was told to forget its cookies.
+    pub clearings: KeyedRate,
     reloading: Mutex<()>,
     /// The files of the configuration that was looked at last, taken or rejected, as they were then.
     looked_at: Mutex<Stamps>,
@@ -69,6 +72,7 @@ impl Runtime {
             ready: AtomicBool::new(false),
             attempts: Attempts::default(),
             ended: EndedSessions::default(),
+            clearings: KeyedRate::new(random.u64(..)),
             reloading: Mutex::new(()),
             looked_at: Mutex::new(Stamps::of(&files)),
         });

@@ -18,7 +18,7 @@ use crate::session::store::{
     Answer, Ask, Change, Class, Entry, Guard, Key, Kind, Put, SessionStore, StoreError, change,
 };
 use crate::stateless::{
-    LONGEST_SKEW, MOST_A_PAGE, PAGES, Revocation, Revocations, expire, merge, page_of, read_page, write_page,
+    LONGEST_SKEW, MOST_A_PAGE, PAGES, Revocation, Revocations, What, expire, merge, page_of, read_page, write_page,
 };
 use crate::store::{Client, Store};
 
@@ -65,14 +65,25 @@ struct Owed {
 pub enum RevokeError {
     #[error("there is no room for more: revoke the subject or the key instead, or wait until older ones end")]
     Full,
-    #[error("it counts in this proxy, and elsewhere as soon as the store answers: {0}")]
-    Later(StoreError),
+    #[error("it counts in this proxy, and elsewhere as soon as it can be written: {0}")]
+    Later(PageError),
+}
+
+/// Why a page of the store cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a page of revocations there is of another key ring, or damaged")]
+    Unreadable,
+    #[error("others kept changing the revocations")]
+    Contended,
 }
 
 /// What a look at a store comes to.
 enum Look {
-    /// Everything that it has.
-    Whole(Vec<Revocation>),
+    /// Everything that it has, and what it had and has lost.
+    Whole { there: Vec<Revocation>, lost: Vec<Revocation> },
     /// A page does not open, so what was known of it stays.
     Partly(Vec<Revocation>),
 }
@@ -156,7 +167,7 @@ impl RevocationBook {
             expire(&mut state.known, now);
             let page = page_of(&revocation);
             let is_new = !state.known.iter().any(|other| other.is_of_same(&revocation));
-            if is_new && state.known.iter().filter(|other| page_of(other) == page).count() >= MOST_A_PAGE {
+            if is_new && state.known.iter().filter(|other| page_of(other) == page).count() >= room(&revocation) {
                 return Err(RevokeError::Full);
             }
             merge(&mut state.known, revocation.clone());
@@ -178,7 +189,7 @@ impl RevocationBook {
     }
 
     /// Takes a revocation back; false: there is none like it.
-    pub async fn remove(&self, like: &Revocation, client: Option<&Client>, now: u64) -> Result<bool, StoreError> {
+    pub async fn remove(&self, like: &Revocation, client: Option<&Client>, now: u64) -> Result<bool, PageError> {
         let is_known = self.state.lock().known.iter().any(|other| other.is_of_same(like));
         if !is_known {
             return Ok(false);
@@ -196,17 +207,17 @@ impl RevocationBook {
     }
 
     /// Writes one page of the store: read, change, compare and set.
-    async fn write(&self, client: &Client, of: &Revocation, is_added: bool, now: u64) -> Result<(), StoreError> {
+    async fn write(&self, client: &Client, of: &Revocation, is_added: bool, now: u64) -> Result<(), PageError> {
         let key = page_key(page_of(of));
         for tries in 1..=TRIES {
             let Answer::Entries(entries) = client.ask(Ask::Read(vec![key])).await? else {
-                return Err(StoreError::Confused);
+                return Err(StoreError::Confused.into());
             };
             let entry = entries.into_iter().next().flatten();
             let mut there = match &entry {
                 None => Vec::new(),
                 // What cannot be read is not to be written over.
-                Some(entry) => self.open(entry).ok_or_else(unreadable)?,
+                Some(entry) => self.open(entry).ok_or(PageError::Unreadable)?,
             };
             expire(&mut there, now);
             if is_added {
@@ -219,7 +230,7 @@ impl RevocationBook {
             }
             client.pause(tries).await;
         }
-        Err(StoreError::Unavailable("others kept changing the revocations".to_owned()))
+        Err(PageError::Contended)
     }
 
     fn change_of(
@@ -268,16 +279,17 @@ impl RevocationBook {
             state.owed.iter().filter(|owed| owed.is_written).map(|owed| owed.revocation.clone()).collect()
         };
         match self.look(client).await {
-            Ok(Look::Whole(read)) => {
-                self.take(read, &settled, now);
+            Ok(Look::Whole { there, lost }) => {
+                self.owe_again(lost, now);
+                self.take(there, &settled, now);
                 self.is_read.store(true, Ordering::Release);
                 self.report(None);
             }
             Ok(Look::Partly(read)) => {
                 self.take(read, &[], now);
-                self.report(Some(&unreadable()));
+                self.report(Some(&PageError::Unreadable));
             }
-            Err(error) => self.report(Some(&error)),
+            Err(error) => self.report(Some(&error.into())),
         }
     }
 
@@ -285,18 +297,37 @@ impl RevocationBook {
         let Answer::Entries(entries) = client.ask(Ask::Read((0..PAGES).map(page_key).collect())).await? else {
             return Err(StoreError::Confused);
         };
-        let (mut read, mut is_whole) = (Vec::new(), true);
+        let (mut there, mut lost, mut is_whole) = (Vec::new(), Vec::new(), true);
         for (page, entry) in entries.iter().enumerate() {
+            let known_of_page = || self.list().into_iter().filter(|known| page_of(known) == page).collect::<Vec<_>>();
             match entry.as_ref().map(|entry| self.open(entry)) {
-                None => {}
-                Some(Some(mut there)) => read.append(&mut there),
+                // A page lives as long as the longest of what is on it: one that is not there has been lost.
+                None => lost.append(&mut known_of_page()),
+                Some(Some(mut page)) => there.append(&mut page),
                 Some(None) => {
                     is_whole = false;
-                    read.extend(self.list().into_iter().filter(|known| page_of(known) == page));
+                    there.append(&mut known_of_page());
                 }
             }
         }
-        Ok(if is_whole { Look::Whole(read) } else { Look::Partly(read) })
+        if is_whole {
+            return Ok(Look::Whole { there, lost });
+        }
+        there.append(&mut lost);
+        Ok(Look::Partly(there))
+    }
+
+    /// What a store has lost is written to it again.
+    fn owe_again(&self, lost: Vec<Revocation>, now: u64) {
+        let mut state = self.state.lock();
+        let lost: Vec<Revocation> = lost.into_iter().filter(|revocation| revocation.counts(now)).collect();
+        let is_owed = |revocation: &Revocation| state.owed.iter().any(|owed| owed.revocation == *revocation);
+        let lost: Vec<Revocation> = lost.into_iter().filter(|revocation| !is_owed(revocation)).collect();
+        if !lost.is_empty() {
+            let store = self.name.as_deref().unwrap_or("-");
+            tracing::error!(store, count = lost.len(), "the store has lost revocations; they are written to it again");
+        }
+        state.owed.extend(lost.into_iter().map(|revocation| Owed { revocation, is_written: false }));
     }
 
     /// Puts in force what was read. What is owed may not be in it.
@@ -314,7 +345,7 @@ impl RevocationBook {
     }
 
     /// Says once that the store cannot be read, and once that it can again.
-    fn report(&self, error: Option<&StoreError>) {
+    fn report(&self, error: Option<&PageError>) {
         let mut state = self.state.lock();
         let was_failing = std::mem::replace(&mut state.is_failing, error.is_some());
         let store = self.name.as_deref().unwrap_or("-");
@@ -346,8 +377,13 @@ impl RevocationBook {
     }
 }
 
-fn unreadable() -> StoreError {
-    StoreError::Unavailable("a page of revocations is of another key ring".to_owned())
+/// How many there may be on a page for one more: what revokes many tokens at once still has room when single ones have none.
+const fn room(revocation: &Revocation) -> usize {
+    match revocation.what {
+        What::Jti(_) => MOST_A_PAGE,
+        What::Subject { .. } => MOST_A_PAGE + MOST_A_PAGE / 4,
+        What::Kid(_) => MOST_A_PAGE + MOST_A_PAGE / 2,
+    }
 }
 
 /// The record of a page, in a shard of its own.

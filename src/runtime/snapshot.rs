@@ -492,7 +492,15 @@ impl PoolBuilder<'_> {
                 keys
             }
         };
-        let read = keys.read_file().map_err(|why| BuildError::Keys(Arc::clone(pool), issuer.issuer.clone(), why))?;
+        let read = match keys.read_file() {
+            Ok(read) => read,
+            // The last good ones stay, and everything else of the file goes on.
+            Err(why) if keys.current().is_some() => {
+                tracing::error!(issuer = %issuer.issuer, %why, "the issuer's keys cannot be read; the last good ones stay");
+                None
+            }
+            Err(why) => return Err(BuildError::Keys(Arc::clone(pool), issuer.issuer.clone(), why)),
+        };
         self.once_in_force.lock().keys.extend(read.map(|text| (Arc::clone(&keys), text)));
         Ok(keys)
     }

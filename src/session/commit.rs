@@ -363,6 +363,10 @@ impl Committer<'_> {
         }
         // Its successor is on the way already: it is handed out again.
         let renew = renew && session.successor.is_none();
+        if renew && session.lineage.handles.last() != Some(&session.handle_key.id) {
+            // Somebody has renewed it between the reads of its handle and of its lineage: it is to be read again.
+            return Ok(None);
+        }
         if renew {
             put = self.succeed(session, &mut after, entropy);
             events.push(SessionEvent::Renewed);

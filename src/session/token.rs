@@ -129,7 +129,7 @@ impl Signer {
         entropy: &mut dyn Entropy,
     ) -> String {
         let mut claims = begin(parties, now);
-        claims.insert("exp".into(), bearer.expires_at.min(now + LIFETIME).into());
+        claims.insert("exp".into(), bearer.expires_at.clamp(now + 1, now + LIFETIME).into());
         claims.insert("st".into(), "auth".into());
         claims.insert("sid".into(), bearer.sid.to_string().into());
         claims.insert("ver".into(), 0.into());

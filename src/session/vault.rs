@@ -6,8 +6,9 @@
 //!
 //! This is the browser of one realm and one user (pools of a realm share what is kept): what says to whom a cookie may be shown (`Domain`, `Secure`,
 //! `HttpOnly`, `SameSite`) says nothing here. Names that servers set are compared byte by byte. Names that clients send
-//! are read as the most careless server would: nobody plants what the framework would believe. Unlike a browser the
-//! vault forgets nothing in silence: what does not fit is an error.
+//! are read as the most careless server would: nobody plants what the framework would believe. As in a browser, a
+//! cookie that is too large is not kept, and past a number of them the oldest goes; but cookies that are too large together
+//! are an error, as one of them is the session.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -158,6 +159,8 @@ impl Jar {
                 (Change::Delete { .. }, None) => {}
             }
         }
+        // Those that were there longest make room.
+        after.drain(..after.len().saturating_sub(MOST_COOKIES));
         check(&after)?;
         let changed = after != self.0;
         self.0 = after;
@@ -354,11 +357,15 @@ fn read_line(name: &str, line: &[u8], now: u64, asked: &str) -> Option<Change> {
         }
     }
     let expires_at = max_age.map(|age| now.saturating_add(age)).or(expires);
-    let (name, path): (Box<str>, Box<str>) = (name.into(), path.unwrap_or_else(|| default_path(asked)).into());
+    let path =
+        path.unwrap_or_else(|| Some(default_path(asked)).filter(|path| path.len() <= MOST_PATH_BYTES).unwrap_or("/"));
+    let (name, path): (Box<str>, Box<str>) = (name.into(), path.into());
     if expires_at.is_some_and(|end| end <= now) {
         return Some(Change::Delete { name, path });
     }
-    Some(Change::Set(Kept { name, value: value.into(), path, expires_at }))
+    // Browsers take no larger one either.
+    let fits = name.len() + value.len() <= MOST_COOKIE_BYTES;
+    fits.then(|| Change::Set(Kept { name, value: value.into(), path, expires_at }))
 }
 
 /// A `Max-Age`; less than none is none.
@@ -712,6 +719,19 @@ mod tests {
     }
 
     #[test]
+    fn what_no_browser_would_keep_is_taken_out_and_not_kept() {
+        let mut headers = HeaderMap::new();
+        let line = format!("session={}", "x".repeat(MOST_COOKIE_BYTES));
+        headers.insert(SET_COOKIE, HeaderValue::try_from(line).unwrap());
+        assert_eq!(take(&mut headers, &["session".into()], NOW, "/"), []);
+        assert!(headers.is_empty());
+        headers.insert(SET_COOKIE, HeaderValue::from_static("session=a"));
+        let deep = format!("/{}/page", "d".repeat(MOST_PATH_BYTES));
+        let changes = take(&mut headers, &["session".into()], NOW, &deep);
+        assert!(matches!(&changes[..], [Change::Set(kept)] if *kept.path == *"/"), "{changes:?}");
+    }
+
+    #[test]
     fn what_is_too_much_changes_nothing() {
         let mut jar = jar(&[kept("session", "before", "/", None)]);
         let before = jar.clone();
@@ -723,7 +743,6 @@ mod tests {
         for (changes, why) in [
             (vec![sized(MOST_COOKIE_BYTES + 1)], TooMuch::Cookie),
             (vec![too_long], TooMuch::Cookie),
-            (many(MOST_COOKIES, 1), TooMuch::Count),
             (many(9, 4090), TooMuch::Total),
         ] {
             assert_eq!(jar.apply(&changes, NOW), Err(why));
@@ -731,6 +750,8 @@ mod tests {
         }
         assert_eq!(jar.apply(&many(MOST_COOKIES - 1, 1), NOW), Ok(true));
         assert_eq!(jar.apply(&[sized(MOST_COOKIE_BYTES)], NOW), Ok(true));
+        assert_eq!(jar.apply(&many(MOST_COOKIES, 2), NOW), Ok(true));
+        assert!(jar.0.len() == MOST_COOKIES && jar.value("session", "/").is_none(), "the oldest has made room");
         assert!(jar.bytes() <= MOST_BYTES && Jar::read(&jar.write()).as_ref() == Some(&jar));
     }
 

@@ -20,6 +20,7 @@ mod limits;
 mod mixups;
 mod operator;
 mod pins;
+mod pitfalls;
 mod reload;
 mod routing;
 mod scaling;

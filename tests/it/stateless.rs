@@ -297,6 +297,13 @@ fn revocations_are_shared_over_a_store_and_survive_a_restart() {
     let again = Proxy::start_in(directory, &configuration);
     eventually("a new one has too", || with(&again, &token).get("/").status == 401);
     assert!(!String::from_utf8_lossy(&redis.dump()).contains("t-1"), "what is revoked is sealed");
+    redis.cli(&["flushall"]);
+    eventually("what the store has lost is written to it again", || redis.cli(&["dbsize"]).trim() == "1");
+    for proxy in [&other, &again] {
+        assert_eq!(with(proxy, &token).get("/").status, 401, "and counts all the while");
+    }
+    ctl(&again, &["revoke", "--pool", "shop", "--jti", "t-1", "--undo"]);
+    eventually("the other proxy has read that it was taken back", || with(&other, &token).get("/").status == 200);
 }
 
 #[test]
