@@ -5,7 +5,7 @@
 //! epoch, for all workers; who knows less is not believed, and a connection to any other node counts no more
 //! ([`Reign`]): neither for what is asked from then on, nor for what was asked and is not answered yet.
 //!
-//! Where the primary is is asked when a connection is made, and by [`watch`] whenever a sentinel says that it has changed:
+//! Where the primary is is asked when a connection is made, and by [`watch()`] whenever a sentinel says that it has changed:
 //! a primary that was only cut off from the sentinels goes on answering.
 
 use std::convert::Infallible;
