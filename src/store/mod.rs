@@ -6,6 +6,7 @@
 
 mod breaker;
 mod embedded;
+mod joint;
 mod memcached;
 mod near;
 mod redis;

@@ -18,25 +18,24 @@
 //! It is shared once the node has answered a first command in the way that it has to. It is replaced when it fails,
 //! and when nothing at all came back on it for as long as an ask may take. Only a read is asked again, once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{self, Command, Nonsense, Refusal, Reply, Told};
 use super::{MemcachedSettings, Node};
 use crate::session::store::StoreError;
-use crate::tasks::{self, Owned};
+use crate::store::joint::{self, Joint, Open};
+use crate::tasks::Owned;
 
 /// Asks that wait to be sent; who comes later waits for a place.
 const MOST_QUEUED: usize = 64;
@@ -47,9 +46,6 @@ const MOST_UNSENT: usize = 256 << 10;
 const READ_AT_ONCE: usize = 16 << 10;
 /// A buffer that has grown beyond this is given back once it is empty.
 const MOST_KEPT: usize = 64 << 10;
-/// Keeps what is between us and the node from forgetting a connection that rests.
-const KEEP_ALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 /// What is asked first on each connection: a record that nobody has.
 pub(super) const GREETING: &str = "sf1:?";
 
@@ -100,12 +96,8 @@ impl From<Nonsense> for Failure {
 pub(super) struct Link {
     node: Node,
     settings: Arc<MemcachedSettings>,
-    /// The latest attempt to connect; the connection, if that was made, is in it.
-    attempt: RefCell<Option<Attempt>>,
+    joint: Joint<Connection>,
 }
-
-/// Nothing yet, or what became of it.
-type Attempt = watch::Receiver<Option<Result<Rc<Connection>, StoreError>>>;
 
 /// The connection that an ask was sent on, and how many answers it had given by then.
 type InUse = Cell<Option<(Rc<Connection>, u64)>>;
@@ -113,7 +105,7 @@ type InUse = Cell<Option<(Rc<Connection>, u64)>>;
 impl Link {
     /// A way that is taken when something is first asked.
     pub(super) fn new(node: Node, settings: Arc<MemcachedSettings>) -> Self {
-        Link { node, settings, attempt: RefCell::default() }
+        Link { node, settings, joint: Joint::default() }
     }
 
     /// Does something on a connection, within the time of an ask; what is `repeatable`, on a second connection when the
@@ -148,61 +140,20 @@ impl Link {
         in_use.set(Some((Rc::clone(&connection), connection.answers.get())));
         let done = work(&connection).await;
         if done.as_ref().is_err_and(Failure::spoils_the_connection) {
-            self.retire(&connection);
+            self.joint.let_go(&connection);
         }
         done
     }
 
-    /// The connection that there is, or the one that comes of an attempt.
     async fn connection(&self) -> Result<Rc<Connection>, StoreError> {
-        if let Some(connection) = self.open_connection() {
-            return Ok(connection);
-        }
-        let mut attempt = self.attempt_under_way();
-        let given_up = || StoreError::Unavailable("the attempt to connect was given up".to_owned());
-        let made = attempt.wait_for(Option::is_some).await.map_err(|_| given_up())?;
-        made.clone().unwrap_or_else(|| Err(given_up()))
-    }
-
-    fn open_connection(&self) -> Option<Rc<Connection>> {
-        match &*self.attempt.borrow().as_ref()?.borrow() {
-            Some(Ok(connection)) if connection.is_open() => Some(Rc::clone(connection)),
-            _ => None,
-        }
-    }
-
-    /// Joins the attempt that is under way, or starts one.
-    fn attempt_under_way(&self) -> Attempt {
-        let mut latest = self.attempt.borrow_mut();
-        // One without a result whose task has gone will have none.
-        let is_under_way = |attempt: &&Attempt| attempt.borrow().is_none() && attempt.has_changed().is_ok();
-        match latest.as_ref().filter(is_under_way) {
-            Some(attempt) => attempt.clone(),
-            None => latest.insert(self.start_attempt()).clone(),
-        }
-    }
-
-    fn start_attempt(&self) -> Attempt {
-        let (outcome, attempt) = watch::channel(None);
-        let (node, limit) = (self.node.clone(), self.settings.connect);
-        // Owned by nobody, as no ask may end it for the others: it ends by itself, within the time to connect.
-        tasks::spawn(async move {
-            let too_late = |_| Err(StoreError::Unavailable(format!("no connection to {node} within {limit:?}")));
-            let connected = tokio::time::timeout(limit, connect(&node, limit)).await.unwrap_or_else(too_late);
-            // Nobody is there to be told if the store has been dropped meanwhile.
-            let _ = outcome.send(Some(connected));
-        });
-        attempt
-    }
-
-    /// Sees to it that nobody uses a connection any more; who waits for an answer on it goes on waiting.
-    fn retire(&self, connection: &Rc<Connection>) {
-        let mut latest = self.attempt.borrow_mut();
-        let is_latest = |attempt: &mut Attempt| {
-            let outcome = attempt.borrow();
-            matches!(&*outcome, Some(Ok(current)) if Rc::ptr_eq(current, connection))
+        let connect = || {
+            let (node, limit) = (self.node.clone(), self.settings.connect);
+            async move {
+                let too_late = |_| Err(StoreError::Unavailable(format!("no connection to {node} within {limit:?}")));
+                tokio::time::timeout(limit, connect(&node, limit)).await.unwrap_or_else(too_late)
+            }
         };
-        latest.take_if(is_latest);
+        self.joint.get(connect).await
     }
 
     /// An ask that took too long may only be slow; if nobody else was answered either, the connection leads nowhere.
@@ -210,7 +161,7 @@ impl Link {
         if let Some((connection, answers)) = in_use.into_inner()
             && connection.answers.get() == answers
         {
-            self.retire(&connection);
+            self.joint.let_go(&connection);
         }
     }
 }
@@ -218,11 +169,7 @@ impl Link {
 /// A connection on which a first command was answered.
 async fn connect(node: &Node, limit: Duration) -> Result<Rc<Connection>, StoreError> {
     let unavailable = |error: io::Error| StoreError::Unavailable(format!("{node}: {error}"));
-    let tcp = tcp(node, limit).await.map_err(unavailable)?;
-    // Small commands would wait for the acknowledgement of the one before.
-    tcp.set_nodelay(true).map_err(unavailable)?;
-    // A socket can do without, if the system has it not.
-    let _ = SockRef::from(&tcp).set_tcp_keepalive(&KEEP_ALIVE);
+    let tcp = joint::tcp(&node.host, node.port, limit).await.map_err(unavailable)?;
     let connection = Connection::new(tcp);
     match connection.ask(&[Command::Look { key: GREETING.to_owned() }]).await {
         Ok(_) => Ok(Rc::new(connection)),
@@ -231,21 +178,6 @@ async fn connect(node: &Node, limit: Duration) -> Result<Rc<Connection>, StoreEr
         }
         Err(failure) => Err(failure.into()),
     }
-}
-
-/// Several addresses of a name are tried in turn: one that swallows everything must leave time for the others.
-async fn tcp(node: &Node, limit: Duration) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((node.host.as_str(), node.port)).await?.collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-        let limit = limit / u32::try_from(left).unwrap_or(u32::MAX);
-        match tokio::time::timeout(limit, TcpStream::connect(address)).await {
-            Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(last)
 }
 
 /// An open connection, for as long as somebody uses it.
@@ -262,16 +194,18 @@ struct Exchange {
     asker: oneshot::Sender<Result<Vec<Told>, Failure>>,
 }
 
+impl Open for Connection {
+    fn is_open(&self) -> bool {
+        !self.exchanges.is_closed()
+    }
+}
+
 impl Connection {
     fn new(stream: TcpStream) -> Self {
         let (exchanges, received) = mpsc::channel(MOST_QUEUED);
         let answers = Rc::new(Cell::new(0));
         let driver = Driver::new(received, Rc::clone(&answers));
         Connection { exchanges, answers, _driver: Owned::spawn(driver.run(stream)) }
-    }
-
-    fn is_open(&self) -> bool {
-        !self.exchanges.is_closed()
     }
 
     /// Sends commands and waits for what comes back for each.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::commands::{self, Part, Piece, Role, Script};
 use super::sentinel::Reign;
 use crate::session::store::{Ask, Key, StoreError};
+use crate::store::joint::Open;
 use crate::tasks::Owned;
 
 /// How long a change that has to last waits for a replica to have it.
@@ -140,6 +141,12 @@ pub struct Connection {
     _driver: Owned,
 }
 
+impl Open for Connection {
+    fn is_open(&self) -> bool {
+        !self.is_closed.get() && !self.is_retired.get() && !self.reign.as_ref().is_some_and(Reign::is_over)
+    }
+}
+
 impl Connection {
     /// A connection whose handshake is complete.
     pub fn new(client: MultiplexedConnection, driver: impl Future<Output = ()> + 'static) -> Self {
@@ -166,11 +173,6 @@ impl Connection {
     pub fn under(mut self, reign: Reign) -> Self {
         self.reign = Some(reign);
         self
-    }
-
-    /// Whether it may be used for something new.
-    pub fn is_open(&self) -> bool {
-        !self.is_closed.get() && !self.is_retired.get() && !self.reign.as_ref().is_some_and(Reign::is_over)
     }
 
     /// Sees to it that nobody begins anything on it any more.

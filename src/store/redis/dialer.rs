@@ -1,7 +1,6 @@
 //! How connections are made: addresses, TLS, and the login.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +11,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Failure};
 use super::sentinel::{self, Topology};
 use super::settings::{Address, Place, RedisSettings, RedisSettingsError};
 use crate::session::store::StoreError;
-
-/// Keeps what is between us and the node from forgetting a connection that rests.
-const KEEP_ALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+use crate::store::joint;
 
 /// Where a connection leads.
 #[derive(Clone)]
@@ -135,30 +129,10 @@ impl Dialer {
     }
 
     async fn open_stream(&self, address: &Address) -> io::Result<Box<dyn Stream>> {
-        let tcp = self.tcp(address).await?;
-        // Small requests would wait for the acknowledgement of the one before.
-        tcp.set_nodelay(true)?;
-        // A socket can do without, if the system has it not.
-        let _ = SockRef::from(&tcp).set_tcp_keepalive(&KEEP_ALIVE);
+        let tcp = joint::tcp(&address.host, address.port, self.settings.connect).await?;
         let Some(connector) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = certificate_name(address).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Box::new(connector.connect(name, tcp).await?))
-    }
-
-    /// Several addresses of a name are tried in turn: one that swallows everything must leave time for the others.
-    async fn tcp(&self, address: &Address) -> io::Result<TcpStream> {
-        let Address { host, port } = address;
-        let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        for (address, left) in addresses.iter().zip((1..=addresses.len()).rev()) {
-            let limit = self.settings.connect / u32::try_from(left).unwrap_or(u32::MAX);
-            match tokio::time::timeout(limit, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => return Ok(tcp),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(last)
     }
 
     /// How a node is greeted.

@@ -16,6 +16,7 @@ use super::connection::{Connection, Course, Failure};
 use super::sentinel::{Known, Topology};
 use super::settings::Address;
 use crate::session::store::{Ask, Change, Guard, Key, Kind};
+use crate::store::joint::Open;
 use crate::tasks;
 
 /// A node that answers one command after the other, as Redis does.
