@@ -1,5 +1,6 @@
 //! The control thread: signals, reloads, probes, names, and the admin surface.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::pool::{LoadWindow, SAMPLE_EVERY};
 use crate::private::Socket;
 use crate::probe;
 use crate::proxy::AccessLogs;
-use crate::runtime::{ReloadError, Reloaded, Runtime, Snapshot, watch};
+use crate::runtime::{ReloadError, Reloaded, RevocationBook, Runtime, Snapshot, watch};
 use crate::session_api;
 use crate::store::{self, Store};
 use crate::tasks::Owned;
@@ -281,6 +282,7 @@ async fn keep_stores(runtime: Arc<Runtime>) {
         }
         for (store, client, _) in &kept {
             store.sweep(turn);
+            client.probe().await;
             client.pay_what_is_owed().await;
         }
         runtime.attempts.sweep(Clock::now());
@@ -290,52 +292,78 @@ async fn keep_stores(runtime: Arc<Runtime>) {
 
 /// Sees to issuers' keys, and to tokens that count no more.
 async fn keep_tokens(runtime: Arc<Runtime>) {
-    let mut clients: Vec<(Arc<Store>, Rc<store::Client>)> = Vec::new();
-    let mut asked: Vec<Arc<Store>> = Vec::new();
+    let mut ways: Vec<TokenStore> = Vec::new();
     loop {
         let snapshot = runtime.snapshot();
-        clients.retain(|(store, _)| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
-        asked.retain(|store| snapshot.stores.iter().any(|known| Arc::ptr_eq(known, store)));
+        ways.retain(|way| snapshot.stores.iter().any(|known| way.client.is_of(known)));
         for keys in snapshot.stateless_pools().flat_map(|pool| &pool.keys) {
             let keys = Arc::clone(keys);
             // It ends with the time that fetching may take; the next one is not due before.
             crate::tasks::spawn(async move { keys.refresh().await });
         }
         let now = Clock::wall(Clock::now()).seconds();
-        for book in snapshot.revocation_books() {
-            let Some(store) = &book.place().store else {
-                book.sweep(now);
-                continue;
-            };
-            let client = match clients.iter().find(|(known, _)| Arc::ptr_eq(known, store)) {
-                Some((_, client)) => Rc::clone(client),
-                None => {
-                    let client = store.client(runtime.metrics.control());
-                    clients.push((Arc::clone(store), Rc::clone(&client)));
-                    client
-                }
-            };
-            book.refresh(&client, now).await;
-            if !asked.iter().any(|known| Arc::ptr_eq(known, store)) && warn_if_it_forgets(&client, store).await {
-                asked.push(Arc::clone(store));
+        let places: Vec<_> = snapshot.revocation_books().into_iter().map(|book| (book, book.place().store)).collect();
+        for store in places.iter().filter_map(|(_, store)| store.as_ref()) {
+            if !ways.iter().any(|way| way.client.is_of(store)) {
+                let name = Arc::clone(&store.settings.name);
+                let client = store.client(runtime.metrics.control());
+                ways.push(TokenStore { name, client, keeps: Cell::new(Keeps::Unknown) });
             }
         }
+        // A store that is away must not keep the others waiting.
+        let looks = places.iter().map(|(book, store)| {
+            let way = store.as_ref().and_then(|store| ways.iter().find(|way| way.client.is_of(store)));
+            async move {
+                match way {
+                    Some(way) => way.refresh(book, now).await,
+                    None => book.sweep(now),
+                }
+            }
+        });
+        join_all(looks).await;
+        drop(places);
         drop(snapshot);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// A store that makes room by forgetting would let revoked tokens count again. Says whether it could tell.
-async fn warn_if_it_forgets(client: &store::Client, store: &Store) -> bool {
-    match client.keeps_everything().await {
-        Ok(true) => true,
-        Ok(false) => {
-            let store = &store.settings.name;
-            tracing::error!(%store, "this store forgets when it is full, and would forget revocations: \
-                set `maxmemory-policy noeviction` (Redis), or start memcached with -M");
-            true
+/// A store of revocations.
+struct TokenStore {
+    name: Arc<str>,
+    client: Rc<store::Client>,
+    keeps: Cell<Keeps>,
+}
+
+/// Whether a store keeps what it was given. One that makes room by forgetting would let revoked tokens count again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Unknown,
+    /// It does not say, and that was reported.
+    Untold,
+    /// It said so, or that it does not, and that was reported.
+    Told,
+}
+
+impl TokenStore {
+    async fn refresh(&self, book: &RevocationBook, now: u64) {
+        if book.refresh(&self.client, now).await && self.keeps.get() != Keeps::Told {
+            self.warn_if_it_forgets().await;
         }
-        Err(_) => false,
+    }
+
+    async fn warn_if_it_forgets(&self) {
+        let store = &self.name;
+        let told = self.client.keeps_everything().await;
+        match &told {
+            Ok(true) => {}
+            Ok(false) => tracing::error!(%store, "this store forgets when it is full, and would forget revocations: \
+                set `maxmemory-policy noeviction`"),
+            Err(error) if self.keeps.get() == Keeps::Unknown => {
+                tracing::warn!(%store, %error, "this store does not say whether it forgets when it is full");
+            }
+            Err(_) => {}
+        }
+        self.keeps.set(if told.is_ok() { Keeps::Told } else { Keeps::Untold });
     }
 }
 

@@ -57,6 +57,11 @@ fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option
             memory: bytes(section, "memory"),
         },
     };
+    let most_bytes = bytes(section, "max_bytes");
+    if matches!(kind, store::KindSettings::Memcached(_)) && most_bytes > MOST_IN_MEMCACHED {
+        let message = "`max_bytes` is at most \"1000KiB\" with memcached, which takes no larger records";
+        context.error(section.place("max_bytes"), message, None);
+    }
     let breaker = section.section("breaker");
     Some(store::Settings {
         name: name.value.into(),
@@ -67,9 +72,12 @@ fn store(context: &Context<'_>, section: &Section<'_>, has_ring: bool) -> Option
             within: breaker.duration("within"),
             probe: breaker.duration("probe"),
         },
-        most_bytes: bytes(section, "max_bytes"),
+        most_bytes,
     })
 }
+
+/// Data of a session that memcached takes as it is configured by default; the rest of a MiB is for what goes along.
+const MOST_IN_MEMCACHED: usize = 1_000 << 10;
 
 fn bytes(section: &Section<'_>, key: &str) -> usize {
     usize::try_from(section.size(key)).unwrap_or(usize::MAX)

@@ -178,6 +178,8 @@ fn shared_pools_are_checked_as_a_whole() {
     assert_complains(&format!("{good}{redis}"), "`kind = \"redis\"` needs a place");
     assert_complains(&format!("{good}{redis}url = \"redis://:secret@127.0.0.1\""), "password");
     assert_complains(&format!("{good}{redis}near_cache = \"2s\""), "`near_cache` is at most");
+    let memcached = "[[store]]\nname = \"m\"\nkind = \"memcached\"\nnodes = [\"127.0.0.1\"]\n";
+    assert_complains(&format!("{good}{memcached}max_bytes = \"1MiB\""), "`max_bytes` is at most \"1000KiB\"");
     assert_complains(&format!("{good}[[store]]\nname = \"e\"\nurl = \"redis://a\""), "`url` is for `kind = \"redis\"`");
     let plain = good.replace("[listener.tls]\nself_signed = [\"localhost\"]\n", "");
     let warnings = read(&plain).unwrap_or_else(|report| panic!("{}", report.human(false))).warnings.human(false);

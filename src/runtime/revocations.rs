@@ -5,17 +5,18 @@
 //! is owed, and counts here all the same. A book lasts as long as the process: a reload moves it to another store, and
 //! what it knows goes along.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard as Loaded};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{Clock, Moment};
 use crate::keys::Sealer;
 use crate::session::store::{
-    Answer, Ask, Change, Class, Entry, Guard, Key, Kind, Put, SessionStore, StoreError, change,
+    Answer, Ask, Change, Class, Entry, Guard, Key, Kind, Put, SessionStore, StoreError, change, next_revision,
 };
 use crate::stateless::{
     LONGEST_SKEW, MOST_A_PAGE, PAGES, Revocation, Revocations, What, expire, merge, page_of, read_page, write_page,
@@ -51,6 +52,16 @@ struct State {
     read_at: Option<Moment>,
     /// It was said that the store cannot be read.
     is_failing: bool,
+}
+
+impl State {
+    /// Notes what the store may not have, once for the same tokens.
+    fn owe(&mut self, revocation: Revocation) {
+        let is_same = |owed: &mut Owed| owed.revocation.is_of_same(&revocation);
+        let mut all: Vec<Revocation> = self.owed.extract_if(.., is_same).map(|owed| owed.revocation).collect();
+        merge(&mut all, revocation);
+        self.owed.extend(all.into_iter().map(|revocation| Owed { revocation, is_written: false }));
+    }
 }
 
 /// What the store may not have yet. Once written it is still owed until a look at the store that began after that: one
@@ -118,8 +129,8 @@ impl RevocationBook {
             _ => false,
         };
         *own = place;
-        drop(own);
         if is_another {
+            // The place is still locked: nobody may take a look at the one for a look at the other.
             let mut state = self.state.lock();
             let all = state.known.iter().map(|revocation| Owed { revocation: revocation.clone(), is_written: false });
             state.owed = all.collect();
@@ -133,7 +144,7 @@ impl RevocationBook {
             let mut state = self.state.lock();
             for revocation in of_pool {
                 if self.name.is_some() {
-                    state.owed.push(Owed { revocation: revocation.clone(), is_written: false });
+                    state.owe(revocation.clone());
                 }
                 merge(&mut state.known, revocation);
             }
@@ -172,20 +183,30 @@ impl RevocationBook {
             }
             merge(&mut state.known, revocation.clone());
             if client.is_some() {
-                state.owed.push(Owed { revocation: revocation.clone(), is_written: false });
+                state.owe(revocation.clone());
             }
         }
         self.swap();
         let Some(client) = client else { return Ok(()) };
-        self.write(client, &revocation, true, now).await.map_err(RevokeError::Later)?;
-        self.has_written(&revocation);
-        Ok(())
+        self.add_to_page(client, page_of(&revocation), &[revocation], now).await.map_err(RevokeError::Later)
     }
 
-    fn has_written(&self, revocation: &Revocation) {
-        let mut state = self.state.lock();
-        let written = state.owed.iter_mut().filter(|owed| owed.revocation == *revocation);
-        written.for_each(|owed| owed.is_written = true);
+    /// What is known, for who has asked the store by this client; none: it is kept elsewhere by now, so what was asked
+    /// says nothing any more.
+    fn state_of(&self, client: &Client) -> Option<MutexGuard<'_, State>> {
+        let place = self.place.lock();
+        place.store.as_ref().is_some_and(|store| client.is_of(store)).then(|| self.state.lock())
+    }
+
+    /// Adds to a page of the store.
+    async fn add_to_page(&self, client: &Client, page: usize, added: &[Revocation], now: u64) -> Result<(), PageError> {
+        let add = |there: &mut Vec<Revocation>| added.iter().for_each(|new| merge(there, new.clone()));
+        self.write(client, page, add, now).await?;
+        if let Some(mut state) = self.state_of(client) {
+            let written = state.owed.iter_mut().filter(|owed| added.contains(&owed.revocation));
+            written.for_each(|owed| owed.is_written = true);
+        }
+        Ok(())
     }
 
     /// Takes a revocation back; false: there is none like it.
@@ -195,7 +216,7 @@ impl RevocationBook {
             return Ok(false);
         }
         if let Some(client) = client {
-            self.write(client, like, false, now).await?;
+            self.write(client, page_of(like), |there| there.retain(|other| !other.is_of_same(like)), now).await?;
         }
         {
             let mut state = self.state.lock();
@@ -207,8 +228,14 @@ impl RevocationBook {
     }
 
     /// Writes one page of the store: read, change, compare and set.
-    async fn write(&self, client: &Client, of: &Revocation, is_added: bool, now: u64) -> Result<(), PageError> {
-        let key = page_key(page_of(of));
+    async fn write(
+        &self,
+        client: &Client,
+        page: usize,
+        edit: impl Fn(&mut Vec<Revocation>),
+        now: u64,
+    ) -> Result<(), PageError> {
+        let key = page_key(page);
         for tries in 1..=TRIES {
             let Answer::Entries(entries) = client.ask(Ask::Read(vec![key])).await? else {
                 return Err(StoreError::Confused.into());
@@ -220,11 +247,7 @@ impl RevocationBook {
                 Some(entry) => self.open(entry).ok_or(PageError::Unreadable)?,
             };
             expire(&mut there, now);
-            if is_added {
-                merge(&mut there, of.clone());
-            } else {
-                there.retain(|other| !other.is_of_same(of));
-            }
+            edit(&mut there);
             if change(client, self.change_of(key, entry.as_ref(), &there, now)?).await? {
                 return Ok(());
             }
@@ -245,7 +268,7 @@ impl RevocationBook {
         let until = last.saturating_add(LONGEST_SKEW.as_secs());
         let put = Put {
             key,
-            revision: before.map_or(0, |entry| entry.revision) + 1,
+            revision: before.map_or(1, |entry| next_revision(entry.revision)),
             value: value.into(),
             expires_in: Duration::from_secs(until.saturating_sub(now).max(1)),
             class: Class::Kept,
@@ -260,36 +283,49 @@ impl RevocationBook {
         self.place().sealer.open(&mut value).ok().and_then(|(_, plain)| read_page(plain))
     }
 
-    /// Reads what others have revoked, and writes what is owed; to be called about once a second.
-    pub async fn refresh(&self, client: &Client, now: u64) {
-        let owed: Vec<Revocation> = {
-            let state = self.state.lock();
-            state.owed.iter().filter(|owed| !owed.is_written).map(|owed| owed.revocation.clone()).collect()
-        };
-        for revocation in owed.iter().filter(|revocation| revocation.counts(now)) {
-            match self.write(client, revocation, true, now).await {
-                Ok(()) => self.has_written(revocation),
-                // The rest waits too; what others have revoked does not.
-                Err(_) => break,
-            }
-        }
+    /// Reads what others have revoked, then writes what is owed; to be called about once a second. Says whether all of
+    /// it could be read.
+    pub async fn refresh(&self, client: &Client, now: u64) -> bool {
         // What was written before the look that now begins is in it.
-        let settled: Vec<Revocation> = {
-            let state = self.state.lock();
-            state.owed.iter().filter(|owed| owed.is_written).map(|owed| owed.revocation.clone()).collect()
-        };
-        match self.look(client).await {
+        let settled = self.owed(true);
+        let looked = self.look(client).await;
+        let is_whole = matches!(looked, Ok(Look::Whole { .. }));
+        match looked {
             Ok(Look::Whole { there, lost }) => {
-                self.owe_again(lost, now);
-                self.take(there, &settled, now);
-                self.is_read.store(true, Ordering::Release);
-                self.report(None);
+                self.owe_again(client, lost, now);
+                if self.take(client, there, &settled, now) {
+                    self.is_read.store(true, Ordering::Release);
+                    self.report(None);
+                }
             }
             Ok(Look::Partly(read)) => {
-                self.take(read, &[], now);
+                self.take(client, read, &[], now);
                 self.report(Some(&PageError::Unreadable));
             }
             Err(error) => self.report(Some(&error.into())),
+        }
+        self.pay(client, now).await;
+        is_whole
+    }
+
+    /// What is owed, and was written already or not.
+    fn owed(&self, is_written: bool) -> Vec<Revocation> {
+        let state = self.state.lock();
+        state.owed.iter().filter(|owed| owed.is_written == is_written).map(|owed| owed.revocation.clone()).collect()
+    }
+
+    /// Writes what is owed, each page once.
+    async fn pay(&self, client: &Client, now: u64) {
+        let mut pages: BTreeMap<usize, Vec<Revocation>> = BTreeMap::new();
+        for revocation in self.owed(false).into_iter().filter(|revocation| revocation.counts(now)) {
+            pages.entry(page_of(&revocation)).or_default().push(revocation);
+        }
+        for (page, owed) in pages {
+            if let Err(error) = self.add_to_page(client, page, &owed, now).await {
+                // The others would fare no better.
+                tracing::debug!(store = self.name.as_deref().unwrap_or("-"), %error, "revocations are still owed");
+                return;
+            }
         }
     }
 
@@ -318,8 +354,8 @@ impl RevocationBook {
     }
 
     /// What a store has lost is written to it again.
-    fn owe_again(&self, lost: Vec<Revocation>, now: u64) {
-        let mut state = self.state.lock();
+    fn owe_again(&self, client: &Client, lost: Vec<Revocation>, now: u64) {
+        let Some(mut state) = self.state_of(client) else { return };
         let lost: Vec<Revocation> = lost.into_iter().filter(|revocation| revocation.counts(now)).collect();
         let is_owed = |revocation: &Revocation| state.owed.iter().any(|owed| owed.revocation == *revocation);
         let lost: Vec<Revocation> = lost.into_iter().filter(|revocation| !is_owed(revocation)).collect();
@@ -330,10 +366,10 @@ impl RevocationBook {
         state.owed.extend(lost.into_iter().map(|revocation| Owed { revocation, is_written: false }));
     }
 
-    /// Puts in force what was read. What is owed may not be in it.
-    fn take(&self, mut read: Vec<Revocation>, settled: &[Revocation], now: u64) {
+    /// Puts in force what was read. What is owed may not be in it. False: it is kept elsewhere by now.
+    fn take(&self, client: &Client, mut read: Vec<Revocation>, settled: &[Revocation], now: u64) -> bool {
         let has_changed = {
-            let mut state = self.state.lock();
+            let Some(mut state) = self.state_of(client) else { return false };
             state.owed.retain(|owed| owed.revocation.counts(now) && !settled.contains(&owed.revocation));
             expire(&mut read, now);
             state.owed.iter().for_each(|owed| merge(&mut read, owed.revocation.clone()));
@@ -342,6 +378,7 @@ impl RevocationBook {
         if has_changed {
             self.swap();
         }
+        true
     }
 
     /// Says once that the store cannot be read, and once that it can again.
@@ -393,4 +430,93 @@ fn page_key(page: usize) -> Key {
     id[last] = u8::try_from(page).unwrap_or(u8::MAX);
     let tag = u16::try_from(page * 1_021).unwrap_or_default() & 0x3fff;
     Key { tag, kind: Kind::Revocations, id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{KeyRing, RingKey};
+    use crate::metrics::{Metrics, WorkerId};
+    use crate::store::{BreakerSettings, KindSettings, Settings};
+    use futures_util::FutureExt;
+
+    const NOW: u64 = 1_000_000;
+    const WORKER: WorkerId = WorkerId(0);
+
+    fn place() -> (Place, Arc<Store>) {
+        let settings = Settings {
+            name: "main".into(),
+            kind: KindSettings::Embedded { path: None, memory: 1 << 24 },
+            near_cache: Duration::ZERO,
+            breaker: BreakerSettings { failures: 5, within: Duration::from_secs(1), probe: Duration::from_secs(1) },
+            most_bytes: 1 << 16,
+        };
+        let store = Store::open(settings, Metrics::new(1).store("main")).expect("it is in memory");
+        let sealer = Arc::new(KeyRing::new(vec![RingKey::from_secret([7; 32])]).sealer("revocations", b""));
+        (Place { store: Some(Arc::clone(&store)), sealer }, store)
+    }
+
+    fn revocation(number: usize) -> Revocation {
+        let what = What::Jti(format!("token-{number}").into());
+        Revocation { pool: "shop".into(), what, until: NOW + 600, at: NOW }
+    }
+
+    /// What never has to wait: the store is in memory.
+    fn at_once<T>(work: impl Future<Output = T>) -> T {
+        work.now_or_never().expect("a store in memory answers at once")
+    }
+
+    fn refresh(book: &RevocationBook, client: &Client) -> bool {
+        at_once(book.refresh(client, NOW))
+    }
+
+    #[test]
+    fn what_is_owed_is_written_and_others_hear_of_it() {
+        let (place, store) = place();
+        let client = store.client(WORKER);
+        let (book, other) = (RevocationBook::new(place.clone()), RevocationBook::new(place));
+        assert!(book.current().is_none(), "nobody can tell yet");
+        assert!(refresh(&other, &client) && other.current().is_some());
+        (0..1_000).for_each(|number| book.state.lock().owe(revocation(number)));
+        book.state.lock().owe(Revocation { until: NOW + 900, ..revocation(0) });
+        assert_eq!(book.owed(false).len(), 1_000, "what is of the same token is one");
+        assert!(refresh(&book, &client));
+        assert!(book.owed(false).is_empty());
+        assert!(refresh(&other, &client));
+        let mut heard = other.list();
+        assert_eq!(heard.len(), 1_000);
+        assert_eq!(
+            heard.iter().find(|known| known.is_of_same(&revocation(0))).map(|known| known.until),
+            Some(NOW + 900)
+        );
+        assert!(refresh(&book, &client));
+        let mut known = book.list();
+        known.sort_by_key(|known| format!("{known:?}"));
+        heard.sort_by_key(|known| format!("{known:?}"));
+        assert_eq!(known, heard);
+        assert!(book.owed(true).is_empty(), "it was read: nothing is owed any more");
+    }
+
+    #[test]
+    fn a_look_at_a_store_that_was_left_says_nothing() {
+        let (before, left) = place();
+        let (after, new) = place();
+        let (client, new_client) = (left.client(WORKER), new.client(WORKER));
+        let book = RevocationBook::new(before);
+        assert!(at_once(book.add(revocation(1), Some(&client), NOW)).is_ok());
+        assert!(refresh(&book, &client));
+        book.move_to(after);
+        // As of a look that was under way.
+        assert!(!book.take(&client, Vec::new(), &book.list(), NOW));
+        assert_eq!((book.list(), book.owed(false)), (vec![revocation(1)], vec![revocation(1)]));
+        assert!(at_once(book.add(revocation(2), Some(&client), NOW)).is_ok());
+        assert_eq!(book.owed(false).len(), 2, "it was written where nobody looks any more");
+        for _ in 0..2 {
+            assert!(refresh(&book, &new_client));
+        }
+        assert!(book.owed(false).is_empty() && book.owed(true).is_empty());
+        let mut there = book.list();
+        there.sort_by_key(|known| format!("{known:?}"));
+        assert_eq!(there, [revocation(1), revocation(2)]);
+    }
 }

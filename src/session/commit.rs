@@ -14,7 +14,7 @@ use super::merge::{self, Oversized};
 use super::realm::{Realm, mute};
 use super::recall::{Absence, Recall, Session, again};
 use super::record::{Generation, Handle, HandleState, Lineage, Listed, Login, Sid, Subject};
-use super::store::{Ask, Change, Guard, Id, Key, Kind, Put, SessionStore, StoreError, change, read};
+use super::store::{Ask, Change, Guard, Id, Key, Kind, Put, SessionStore, StoreError, change, next_revision, read};
 use super::vault::{self, Jar, TooMuch};
 use crate::keys::{Entropy, fresh};
 use crate::names::SessionEvent;
@@ -239,7 +239,7 @@ impl Committer<'_> {
     ) -> Result<Committed, Refusal> {
         let mut session = before.clone();
         for tries in 1..=TRIES {
-            if let Some(committed) = self.once(&session, directives, entropy).await? {
+            if let Some(committed) = self.once(&session, directives, tries == TRIES, entropy).await? {
                 return Ok(committed);
             }
             self.store.pause(tries).await;
@@ -281,6 +281,7 @@ impl Committer<'_> {
         &self,
         session: &Session,
         directives: &Directives,
+        is_last: bool,
         entropy: &mut dyn Entropy,
     ) -> Result<Option<Committed>, Refusal> {
         if directives.only_if.is_some_and(|version| version != session.lineage.version) {
@@ -291,8 +292,11 @@ impl Committer<'_> {
             return Err(Refusal::Bad("a logout leaves no data that could be changed"));
         }
         match &directives.turn {
-            None => self.write(session, directives, false, entropy).await,
-            Some(Turn::Renew) => self.write(session, directives, true, entropy).await,
+            None => self.write(session, directives, Renewal::No, entropy).await,
+            Some(Turn::Renew) => {
+                let renewal = if is_last { Renewal::Anyway } else { Renewal::OfLatest };
+                self.write(session, directives, renewal, entropy).await
+            }
             Some(Turn::Login { subject, how }) => self.rotate(session, subject, how, directives, entropy).await,
             Some(Turn::StepUp(how)) => {
                 let login = session.lineage.login.as_ref();
@@ -329,7 +333,7 @@ impl Committer<'_> {
         &self,
         session: &Session,
         directives: &Directives,
-        renew: bool,
+        renewal: Renewal,
         entropy: &mut dyn Entropy,
     ) -> Result<Option<Committed>, Refusal> {
         let mut after = session.clone();
@@ -362,8 +366,9 @@ impl Committer<'_> {
             ended = end_all(self.realm, self.store, &login.subject, spared, entropy).await?;
         }
         // Its successor is on the way already: it is handed out again.
-        let renew = renew && session.successor.is_none();
-        if renew && session.lineage.handles.last() != Some(&session.handle_key.id) {
+        let renew = renewal != Renewal::No && session.successor.is_none();
+        let is_latest = session.lineage.handles.last() == Some(&session.handle_key.id);
+        if renew && renewal == Renewal::OfLatest && !is_latest {
             // Somebody has renewed it between the reads of its handle and of its lineage: it is to be read again.
             return Ok(None);
         }
@@ -372,7 +377,7 @@ impl Committer<'_> {
             events.push(SessionEvent::Renewed);
         }
         if writes || renew || fills {
-            after.lineage_revision += 1;
+            after.lineage_revision = next_revision(session.lineage_revision);
             let key = session.lineage_key;
             let lineage =
                 self.realm.put_lineage(key, &session.handle.data_key, &after.lineage, after.lineage_revision, self.now);
@@ -492,7 +497,7 @@ impl Committer<'_> {
         let Ok([Some(entry)]) = read(self.store, [key]).await else { return };
         let Some(mut subject) = self.realm.open_subject(key, &entry) else { return };
         subject.sessions.retain(|listed| listed.lineage != session.handle.lineage);
-        if let Some(put) = self.realm.put_subject(key, &subject, entry.revision + 1) {
+        if let Some(put) = self.realm.put_subject(key, &subject, next_revision(entry.revision)) {
             let guard = Guard::Unchanged(key, entry.revision);
             let _ = change(self.store, Change { guard, put: vec![put], delete: Vec::new(), durable: false }).await;
         }
@@ -575,6 +580,16 @@ impl Committer<'_> {
 }
 
 const NOTHING: Vec<Box<str>> = Vec::new();
+
+/// Whether a write gives its session another cookie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    No,
+    /// If the cookie is the latest one of the session.
+    OfLatest,
+    /// Whatever the session says: a renewal was cut off half-way, and nobody else will finish it.
+    Anyway,
+}
 
 /// A login or a step-up that is being made.
 struct Rotation {
@@ -751,9 +766,9 @@ async fn put_subject(
     entry: &Option<super::store::Entry>,
     subject: &Subject,
 ) -> Result<Option<Generation>, StoreError> {
-    let revision = entry.as_ref().map_or(0, |entry| entry.revision);
+    let revision = entry.as_ref().map_or(1, |entry| next_revision(entry.revision));
     let guard = entry.as_ref().map_or(Guard::Absent(key), |entry| Guard::Unchanged(key, entry.revision));
-    let put = realm.put_subject(key, subject, revision + 1).into_iter().collect();
+    let put = realm.put_subject(key, subject, revision).into_iter().collect();
     let done = change(store, Change { guard, put, delete: Vec::new(), durable: true }).await?;
     Ok(done.then_some(subject.generation))
 }

@@ -22,7 +22,7 @@ pub mod token;
 pub mod vault;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 

@@ -124,7 +124,7 @@ pub(super) fn at_once<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-pub(super) fn rules() -> Rules {
+pub(crate) fn rules() -> Rules {
     Rules {
         idle: Duration::from_secs(1_800),
         absolute: Duration::from_secs(28_800),
@@ -303,12 +303,13 @@ impl World {
 
     fn deliver(&mut self, at: usize, role: Role) {
         let Some(Ok(committed)) = self.requests[at].done.clone() else { return };
+        let is_set = matches!(committed.cookie, CookieDecision::Set(_));
         match committed.cookie {
             CookieDecision::Leave => {}
             CookieDecision::Set(cookie) => *self.jar(role) = Some(cookie),
             CookieDecision::Expire => *self.jar(role) = None,
         }
-        self.login_arrived |= role == Role::Login;
+        self.login_arrived |= matches!(role, Role::Login | Role::StepUp) && is_set;
     }
 
     /// What must hold when all is over; `None`: it does.
@@ -354,7 +355,8 @@ impl World {
                 _ => {}
             }
         }
-        let stays = self.logged_out.is_empty();
+        // Which one the browser keeps, of a renewed cookie and that of a login, is the network's choice.
+        let stays = self.logged_out.is_empty() && !roles.contains(&Role::Renew);
         let browser = self.browser.as_ref().map(|cookie| self.look(realm, cookie));
         if self.login_arrived && stays && !browser.as_ref().is_some_and(is_logged_in) {
             return Some("a user is logged out by their own login");
@@ -513,8 +515,6 @@ fn every_order_of_operations(realm: &Realm, both: [Role; 2]) -> u32 {
         for (at, role) in both.into_iter().enumerate() {
             world.deliver(at, role);
         }
-        // Which of two logins the browser keeps is the network's choice.
-        world.login_arrived = false;
         assert_eq!(world.violation(realm, &both), None, "{both:?} {choices:?}");
         // The next order: the last choice that has another alternative takes it.
         choices.resize(taken.len(), 0);

@@ -170,7 +170,10 @@ async fn recall_from(
     let lineage_key = Key { tag: cookie.tag, kind: Kind::Lineage, id: handle.lineage };
     let others = (handle.subject.map(Key::subject), successor.as_ref().filter(|_| late));
     let second = read_second(realm, store, lineage_key, others).await?;
-    let Some(entry_of_lineage) = second.lineage else { return Ok(Recall::None(Absence::Missing)) };
+    let Some(entry_of_lineage) = second.lineage else {
+        // Rare: it would make every exchange's future as large.
+        return Box::pin(without_lineage(realm, store, &cookie, handle_key)).await;
+    };
     let Some(lineage) = Realm::open_lineage(lineage_key, &handle.data_key, &entry_of_lineage) else {
         return Ok(Recall::None(Absence::Unreadable));
     };
@@ -194,6 +197,29 @@ async fn recall_from(
         Some(in_use) if late => after_grace(realm, store, session, in_use).await,
         _ => Ok(Recall::Session(Arc::new(session))),
     }
+}
+
+/// How often a handle is read again whose lineage has gone.
+const LOOKS: u32 = 2;
+
+/// Why a handle that counted has no lineage: it may have been given up between the two reads, by a login whose client is
+/// about to be given another cookie. Where a store does one record at a time, the lineage goes a moment before that.
+async fn without_lineage(
+    realm: &Realm,
+    store: &dyn SessionStore,
+    cookie: &SessionCookie,
+    handle_key: Key,
+) -> Result<Recall, StoreError> {
+    for tries in 1..=LOOKS {
+        store.pause(tries).await;
+        let [entry] = read(store, [handle_key]).await?;
+        match entry.map(|entry| realm.open_handle(cookie, &entry)) {
+            Some(Found::Muted(next)) => return Ok(Recall::None(muted(next, cookie.tag))),
+            Some(Found::Handle(_)) => {}
+            Some(Found::Unreadable) | None => break,
+        }
+    }
+    Ok(Recall::None(Absence::Missing))
 }
 
 /// Sessions that were found a moment ago. As long as the store has the same records, nothing has to be opened again: what
@@ -320,7 +346,9 @@ pub async fn again(realm: &Realm, store: &dyn SessionStore, session: &Session, n
         // Forgotten before its session: the lineage tells. There is no such record to be written over.
         Some((Found::Unreadable, _)) | None => now_is.handle_revision = 0,
     }
-    let Some(entry) = lineage else { return Ok(Recall::None(Absence::Missing)) };
+    let Some(entry) = lineage else {
+        return Box::pin(without_lineage(realm, store, &session.cookie, session.handle_key)).await;
+    };
     let Some(lineage) = Realm::open_lineage(session.lineage_key, &session.handle.data_key, &entry) else {
         return Ok(Recall::None(Absence::Unreadable));
     };

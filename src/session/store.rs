@@ -94,11 +94,17 @@ impl Key {
 /// A record as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Counts the record's writes.
+    /// Grows with each write of the record.
     pub revision: u64,
     pub value: Bytes,
     /// Until it is forgotten, if nobody touches it.
     pub expires_in: Duration,
+}
+
+/// The revision of a record that is written again. By how much it grows is random: after a failover that lost a write, the
+/// next one is not to look like the one that was lost to whoever has read that.
+pub fn next_revision(revision: u64) -> u64 {
+    revision.saturating_add(1 + u64::from(fastrand::u16(..)))
 }
 
 /// Who goes first when a store is full.

@@ -12,6 +12,7 @@ mod near;
 mod redis;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -34,7 +35,7 @@ use crate::clock::Clock;
 use crate::metrics::{StoreMetrics, WorkerId};
 use crate::names::{StoreFault, StoreOp};
 use crate::session::Sid;
-use crate::session::store::{Answer, Ask, Asking, Entry, Key, SessionStore, StoreError};
+use crate::session::store::{Answer, Ask, Asking, Entry, ID_BYTES, Key, Kind, SessionStore, StoreError, TAG_BITS};
 
 /// `[[store]]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +80,7 @@ pub struct Store {
     near: Near,
     metrics: Arc<StoreMetrics>,
     /// Lineages that were to end while the store did not answer.
-    owed: Mutex<Vec<Key>>,
+    owed: Mutex<HashSet<Key>>,
 }
 
 enum Shared {
@@ -100,6 +101,12 @@ impl Shared {
             Shared::Embedded(_) | Shared::Redis(..) => 1,
             Shared::Memcached(settings) => settings.nodes.len(),
         }
+    }
+
+    /// A key of a record that nobody has, in a part.
+    fn key_in(&self, part: usize) -> Option<Key> {
+        let key = |tag| Key { tag, kind: Kind::Handle, id: [0; ID_BYTES] };
+        (0..1 << TAG_BITS).map(key).find(|key| self.part(key) == part)
     }
 
     /// The part where a record is.
@@ -187,7 +194,7 @@ impl Store {
 
     /// Notes a lineage that is to end as soon as the store answers again.
     pub fn owe_end(&self, lineage: Key) {
-        self.owed.lock().push(lineage);
+        self.owed.lock().insert(lineage);
     }
 
     /// Takes over what another store of the same name was still to end.
@@ -198,8 +205,7 @@ impl Store {
 
     /// Whether a lineage is to end.
     pub fn owes_end(&self, lineage: &Key) -> bool {
-        let owed = self.owed.lock();
-        !owed.is_empty() && owed.contains(lineage)
+        self.owed.lock().contains(lineage)
     }
 
     /// Whether other proxies have to be told of what ends here.
@@ -250,6 +256,11 @@ enum Inner {
 }
 
 impl Client {
+    /// Whether it is a way to this store.
+    pub fn is_of(&self, store: &Arc<Store>) -> bool {
+        Arc::ptr_eq(&self.store, store)
+    }
+
     /// Tells other proxies of sessions that have ended.
     pub async fn tell_of_ends(&self, ended: &[Sid]) {
         let Inner::Redis(redis) = &self.inner else { return };
@@ -287,10 +298,23 @@ impl Client {
 
     /// Ends what was to end while the store did not answer.
     pub async fn pay_what_is_owed(&self) {
-        let owed = self.store.owed.lock().clone();
+        let owed: Vec<Key> = self.store.owed.lock().iter().copied().collect();
         if !owed.is_empty() && self.ask(Ask::Delete(owed.clone())).await.is_ok() {
             self.store.owed.lock().retain(|key| !owed.contains(key));
         }
+    }
+
+    /// Asks whether parts are back that failed: where nobody else asks, nobody would know.
+    pub async fn probe(&self) {
+        let remote: &dyn SessionStore = match &self.inner {
+            Inner::Redis(redis) => redis,
+            Inner::Memcached(memcached) => memcached,
+            Inner::Embedded(_) | Inner::Unusable(_) => return,
+        };
+        let open = self.store.breakers.iter().enumerate().filter(|(_, breaker)| !breaker.is_closed());
+        let keys = open.filter_map(|(part, _)| Some((part, self.store.kind.key_in(part)?)));
+        let probes = keys.map(|(part, key)| self.once(remote, StoreOp::Read, part, Ask::Read(vec![key])));
+        futures_util::future::join_all(probes).await;
     }
 
     async fn ask_over_network(&self, remote: &dyn SessionStore, ask: Ask) -> Result<Answer, StoreError> {

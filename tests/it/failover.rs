@@ -24,8 +24,10 @@ use crate::support::PATIENCE;
 use crate::support::redis::{Cluster, Sentinels, cli};
 
 const TASKS: usize = 6;
+/// Logins and logouts that there have to be for a failover to show something.
+const LEAST_CERTAIN: usize = 10;
 /// What a node may take with it when it dies: what it had acknowledged so shortly before.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// What became of a session, as those know it who used it.
 enum End {
@@ -59,6 +61,8 @@ struct Load {
     is_over: Cell<bool>,
     /// Operations that were acknowledged.
     done: Cell<usize>,
+    /// Logins and logouts that a replica had.
+    certain: [Cell<usize>; 2],
     conflicts: Cell<usize>,
     failures: RefCell<Vec<StoreError>>,
     books: RefCell<Vec<Book>>,
@@ -120,6 +124,7 @@ fn with_users<F: Future<Output = ()>>(settings: RedisSettings, test: impl FnOnce
             clients: [store.client(WorkerId(0)), store.client(WorkerId(1))],
             is_over: Cell::new(false),
             done: Cell::new(0),
+            certain: Default::default(),
             conflicts: Cell::new(0),
             failures: RefCell::default(),
             books: RefCell::default(),
@@ -166,6 +171,19 @@ impl Load {
         }
     }
 
+    /// Waits until there is something that a node's death must not undo.
+    async fn has_something_to_lose(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.certain.iter().any(|certain| certain.get() < 2 * LEAST_CERTAIN) {
+            assert!(Instant::now() < deadline, "{:?}: {:?}", self.certain, self.failures());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn note_certain(&self, which: usize, is_certain: bool) {
+        self.certain[which].set(self.certain[which].get() + usize::from(is_certain));
+    }
+
     /// One session after the other: a login, some writes, and for every other one a logout.
     async fn use_sessions(&self, task: usize) {
         let client = &self.clients[task % 2];
@@ -188,6 +206,7 @@ impl Load {
         let directives = Directives { turn: Some(turn), ..Directives::default() };
         let (committed, is_certain) = self.commit(client, &Recall::None(Absence::NoCookie), &directives).await?;
         let CookieDecision::Set(cookie) = committed.cookie else { panic!("a login sets a cookie") };
+        self.note_certain(0, is_certain);
         let (given_up, written) = (Vec::new(), BTreeMap::new());
         Some(Book { cookie, given_up, began: Instant::now(), is_certain, written, end: End::Open })
     }
@@ -210,7 +229,10 @@ impl Load {
         let Some(found) = self.session(client, book).await else { return };
         let directives = Directives { turn: Some(Turn::Logout), ..Directives::default() };
         book.end = match self.commit(client, &found, &directives).await {
-            Some((_, is_certain)) => End::LoggedOut { is_certain, at: Instant::now() },
+            Some((_, is_certain)) => {
+                self.note_certain(1, is_certain);
+                End::LoggedOut { is_certain, at: Instant::now() }
+            }
             None => End::Unknown,
         };
     }
@@ -345,7 +367,10 @@ impl Findings {
     fn hold(&self) {
         assert_eq!((self.lost_logins, self.revived_logouts, self.lost), (0, 0, 0), "{self:?}");
         let (logins, logouts) = self.certain;
-        assert!(logins >= 10 && logouts >= 10 && self.writes > 100, "there was something to look at: {self:?}");
+        assert!(
+            logins >= LEAST_CERTAIN && logouts >= LEAST_CERTAIN && self.writes > 100,
+            "there was something to look at: {self:?}"
+        );
     }
 }
 
@@ -356,6 +381,7 @@ fn a_master_that_dies_takes_no_login_and_no_logout_with_it_that_a_replica_had() 
         let old = sentinels.master().expect("there is a master");
         let happening = async {
             load.comes_to(500).await;
+            load.has_something_to_lose().await;
             let died = Instant::now();
             sentinels.kill(old);
             let watched = Arc::clone(&sentinels);
@@ -376,6 +402,7 @@ fn the_busiest_node_of_a_cluster_takes_no_login_and_no_logout_with_it_that_its_r
     with_users(cluster.settings(), |load| async move {
         let happening = async {
             load.comes_to(800).await;
+            load.has_something_to_lose().await;
             let old = cluster.busiest();
             let died = Instant::now();
             cluster.kill(old);
@@ -399,6 +426,7 @@ fn nobody_goes_on_with_a_master_that_was_only_stopped() {
         let old = sentinels.master().expect("there is a master");
         let happening = async {
             load.comes_to(500).await;
+            load.has_something_to_lose().await;
             let stopped = Instant::now();
             sentinels.pause(old);
             let watched = Arc::clone(&sentinels);

@@ -567,7 +567,7 @@ fn a_store_that_fails_has_not_said_that_there_is_no_session() {
     let pid: u32 = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok()).unwrap();
     let acl = |right: &str| drop(redis.cli(&["acl", "setuser", "default", right]));
     let faults: [(&str, Act<'_>, Act<'_>); 3] = [
-        ("it refuses to read", Box::new(|| acl("-get")), Box::new(|| acl("+get"))),
+        ("it refuses to read", Box::new(|| acl("-getrange")), Box::new(|| acl("+getrange"))),
         ("it does not answer", Box::new(|| signal(pid, "STOP")), Box::new(|| signal(pid, "CONT"))),
         (
             "the record is of another kind",
@@ -601,7 +601,7 @@ fn a_store_that_fails_has_not_said_that_there_is_no_session() {
     comes_back(&mut alice);
     assert_eq!(told(&mut alice)["d"], json!({"n":1}));
     let lenient = start(&kept(&servers(&[&origin]), &store, "on_store_error = \"anonymous\"\n"));
-    goes_on_as_nobody_and_writes_nothing(copy_of(&alice, &lenient), || acl("-get"), || acl("+get"));
+    goes_on_as_nobody_and_writes_nothing(copy_of(&alice, &lenient), || acl("-getrange"), || acl("+getrange"));
 }
 
 fn refuses_without_a_word_about_the_session(fault: &str, alice: &Client) {

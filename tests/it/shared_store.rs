@@ -239,6 +239,11 @@ fn a_store_that_is_away_costs_answers_and_no_sessions() {
         asked.into_iter().map(|(slowest, _)| slowest).max().unwrap()
     });
     println!("the slowest refusal took {slowest:?}");
+    let is_up = || proxy.metric("steadfast_store_up", &["store=\"main\""]) > 0.0;
+    redis.stop();
+    eventually("the store is known to be away", || copy.get("/").status == 503 && !is_up());
+    redis.start_again();
+    eventually("it is known to be back although nobody asks", is_up);
     for (number, user) in users.iter_mut().enumerate() {
         let claims = told(user);
         assert_eq!((&claims["sub"], &claims["d"]["n"]), (&format!("user-{number}").into(), &number.into()));

@@ -33,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{self, Command, Nonsense, Refusal, Reply, Told};
 use super::{MemcachedSettings, Node};
+use crate::clock::{Clock, Moment};
 use crate::session::store::StoreError;
 use crate::store::joint::{self, Joint, Open};
 use crate::tasks::Owned;
@@ -99,8 +100,8 @@ pub(super) struct Link {
     joint: Joint<Connection>,
 }
 
-/// The connection that an ask was sent on, and how many answers it had given by then.
-type InUse = Cell<Option<(Rc<Connection>, u64)>>;
+/// The connection that an ask was sent on, how many answers it had given by then, and when that was.
+type InUse = Cell<Option<(Rc<Connection>, u64, Moment)>>;
 
 impl Link {
     /// A way that is taken when something is first asked.
@@ -137,7 +138,7 @@ impl Link {
         in_use: &InUse,
     ) -> Result<T, Failure> {
         let connection = self.connection().await.map_err(Failure::NotConnected)?;
-        in_use.set(Some((Rc::clone(&connection), connection.answers.get())));
+        in_use.set(Some((Rc::clone(&connection), connection.answers.get(), Clock::now())));
         let done = work(&connection).await;
         if done.as_ref().is_err_and(Failure::spoils_the_connection) {
             self.joint.let_go(&connection);
@@ -156,10 +157,12 @@ impl Link {
         self.joint.get(connect).await
     }
 
-    /// An ask that took too long may only be slow; if nobody else was answered either, the connection leads nowhere.
+    /// An ask that took too long may only be slow; if nobody else was answered either, the connection leads nowhere. One
+    /// that was begun on a moment ago has not had the time to answer.
     fn retire_if_silent(&self, in_use: InUse) {
-        if let Some((connection, answers)) = in_use.into_inner()
+        if let Some((connection, answers, begun)) = in_use.into_inner()
             && connection.answers.get() == answers
+            && Clock::now().since(begun) >= self.settings.timeout / 2
         {
             self.joint.let_go(&connection);
         }

@@ -41,7 +41,8 @@
 //!
 //! - Nothing after the second step: records under names that nobody knows, until they expire.
 //! - Nothing after the third: an old handle that leads to a lineage that has gone, so to no session; or to one that
-//!   goes on, as before the renewal, whose next request is given another cookie.
+//!   goes on, as before the renewal. The lineage then names another handle as its latest, as it would if the renewal
+//!   were still under way; when it says so at every try, the next request is given another cookie all the same.
 //! - A command that arrives late, from a connection that was given up: it depends on a number that has changed since;
 //!   or it deletes; or it adds a name that nobody knows, or a subject's generation that no session has. Numbers are
 //!   of one life of a node, so a change is made on one connection or not at all.
@@ -444,7 +445,11 @@ async fn look_again<'a>(connection: &Connection, puts: Vec<&'a Put>) -> Result<V
 mod tests {
     use super::connection::GREETING;
     use super::*;
+    use crate::keys::{KeyRing, RingKey, SystemEntropy};
     use crate::session::store::Kind;
+    use crate::session::{
+        Absence, Committer, CookieDecision, Directives, How, Realm, Recall, SessionCookie, Turn, recall,
+    };
     use crate::tasks::Owned;
     use std::cell::{Cell, RefCell};
     use std::collections::{BTreeMap, BTreeSet};
@@ -909,6 +914,43 @@ mod tests {
             });
         }
         assert_eq!(outcomes.len(), 4, "{outcomes:?}");
+    }
+
+    #[test]
+    fn wherever_a_renewal_is_cut_off_the_session_goes_on_and_is_renewed_later() {
+        const BEGUN: u64 = 1_000_000;
+        let ring = KeyRing::new(vec![RingKey::from_secret([7; 32])]);
+        let realm = Realm::new("shop", &ring, crate::session::model::rules());
+        let later = BEGUN + realm.rules.renew.as_secs();
+        for (at, is_done) in (0..5).flat_map(|at| [(at, false), (at, true)]) {
+            with_shelves::<1>(async |[shelf], store| {
+                let mut entropy = SystemEntropy;
+                let turn = Turn::Login { subject: "alice".into(), how: How::default() };
+                let login = Directives { turn: Some(turn), ..Directives::default() };
+                let begin = Committer { realm: &realm, store: &store, now: BEGUN };
+                let begun = begin.commit(&Recall::None(Absence::NoCookie), &login, &mut entropy).await.unwrap();
+                let CookieDecision::Set(cookie) = begun.cookie else { panic!("a login sets a cookie") };
+                let session = async |cookie: &SessionCookie| {
+                    let found = recall(&realm, &store, cookie.clone(), later).await.unwrap();
+                    Arc::clone(found.session().unwrap_or_else(|| panic!("{at}: {found:?}")))
+                };
+                let found = session(&cookie).await;
+                let committer = Committer { realm: &realm, store: &store, now: later };
+                shelf.told.take();
+                shelf.cut.set(Some((at, is_done)));
+                let cut = committer.renew_if_due(&found, &mut entropy).await;
+                assert!(matches!(cut, Err(crate::session::Refusal::Store(_))), "{at}: {cut:?}");
+                assert_eq!(shelf.told.borrow().len(), at + 1);
+
+                let found = session(&cookie).await;
+                let patch = Some(serde_json::Map::from_iter([("a".to_owned(), 1.into())]));
+                let write = Directives { patch, ..Directives::default() };
+                committer.commit(&Recall::Session(found), &write, &mut entropy).await.unwrap();
+                let renewed = committer.renew_if_due(&*session(&cookie).await, &mut entropy).await.unwrap();
+                let CookieDecision::Set(next) = renewed.cookie else { panic!("{at}: it is given another") };
+                assert_eq!(&*session(&next).await.lineage.data, r#"{"a":1}"#);
+            });
+        }
     }
 
     #[test]

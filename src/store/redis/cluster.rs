@@ -332,7 +332,7 @@ impl Cluster {
             }
             Ok(answer) => answer.map_err(StoreError::from),
             Err(_) => {
-                course.retire_what_is_silent();
+                course.retire_what_is_silent(self.dialer.settings.timeout / 2);
                 Err(StoreError::TimedOut)
             }
         }

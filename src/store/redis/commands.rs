@@ -14,6 +14,9 @@ use crate::session::store::{Answer, Ask, Change, Entry, Guard, Key, Put};
 /// Longer than any session, and short enough that Redis can add it to the time of day.
 const LONGEST_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// No record of ours is larger. What somebody else has put in its place may be, and is not read to its end.
+const LARGEST_RECORD: usize = 32 << 20;
+
 /// Bytes of the revision that every record begins with.
 const REVISION_BYTES: usize = size_of::<u64>();
 
@@ -106,7 +109,7 @@ pub fn commands(ask: &Ask, script: Script) -> Pipeline {
     match ask {
         Ask::Read(keys) => {
             for key in keys.iter().map(Key::text) {
-                pipeline.cmd("GET").arg(&key);
+                pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(LARGEST_RECORD - 1);
                 pipeline.cmd("PTTL").arg(&key);
             }
         }
@@ -202,11 +205,13 @@ fn changed(held: i64) -> Option<Piece> {
     matches!(held, 0 | 1).then_some(Piece::Changed(held == 1))
 }
 
-/// The replies to GET and PTTL. They are two moments: what expires between them is gone.
+/// The replies to GETRANGE, which has nothing where there is no record, and PTTL. They are two moments: what expires between
+/// them is gone.
 fn entry(value: Value, life: Value) -> Option<Part> {
     match (value, life) {
         (Value::ServerError(error), _) | (_, Value::ServerError(error)) => Some(Err(error)),
-        (Value::Nil, Value::Int(_)) | (Value::BulkString(_), Value::Int(-2)) => Some(Ok(Piece::Entry(None))),
+        (Value::BulkString(_), Value::Int(-2)) => Some(Ok(Piece::Entry(None))),
+        (Value::BulkString(record), Value::Int(_)) if record.is_empty() => Some(Ok(Piece::Entry(None))),
         (Value::BulkString(record), Value::Int(life)) => {
             // Without an end it is not ours; it is not to be kept any longer for that.
             let expires_in = Duration::from_millis(u64::try_from(life).unwrap_or(0));
@@ -350,7 +355,10 @@ mod tests {
     #[test]
     fn reads_touches_and_deletions_are_a_command_or_two_for_each_record() {
         let (first, second) = (key(1).text(), key(2).text());
-        let read = [["GET", &first], ["PTTL", &first], ["GET", &second], ["PTTL", &second]];
+        let most = (LARGEST_RECORD - 1).to_string();
+        let value = |key: &str| vec!["GETRANGE".to_owned(), key.to_owned(), "0".to_owned(), most.clone()];
+        let life = |key: &str| vec!["PTTL".to_owned(), key.to_owned()];
+        let read = [value(&first), life(&first), value(&second), life(&second)];
         assert_eq!(words(&Ask::Read(vec![key(1), key(2)])), read);
         let touch = Ask::Touch(vec![(key(1), Duration::from_secs(3)), (key(2), Duration::ZERO)]);
         assert_eq!(words(&touch), [["PEXPIRE", &first, "3000"], ["PEXPIRE", &second, "1"]]);
@@ -382,7 +390,9 @@ mod tests {
     fn where_a_node_has_to_be_told_that_it_is_asked_each_command_is_preceded_by_that() {
         let text = key(1).text();
         let asking = words_of(&each_asking(&commands(&Ask::Read(vec![key(1)]), by_hash())));
-        assert_eq!(asking, [vec!["ASKING"], vec!["GET", &text], vec!["ASKING"], vec!["PTTL", &text]]);
+        let most = (LARGEST_RECORD - 1).to_string();
+        let value = vec!["GETRANGE", &text, "0", &most];
+        assert_eq!(asking, [vec!["ASKING"], value, vec!["ASKING"], vec!["PTTL", &text]]);
         let replies = vec![Value::Okay, bulk(b"record"), Value::Okay, Value::Int(5)];
         assert_eq!(without_asking(replies), [bulk(b"record"), Value::Int(5)]);
     }
@@ -422,12 +432,12 @@ mod tests {
         let replies = vec![
             bulk(&record),
             Value::Int(1500),
-            Value::Nil,
+            bulk(b""),
             Value::Int(-2),
             // It expired between the two commands, or was made between them.
             bulk(&record),
             Value::Int(-2),
-            Value::Nil,
+            bulk(b""),
             Value::Int(20),
             // Not ours: no end, or too short.
             bulk(&record),
@@ -444,7 +454,7 @@ mod tests {
     fn a_part_that_is_refused_leaves_the_others() {
         let ask = Ask::Read(vec![key(1), key(2), key(3)]);
         let moved = || refusal("MOVED 7 10.0.0.1:7000");
-        let replies = vec![Value::Nil, Value::Int(-2), moved(), moved(), bulk(b"12345678"), moved()];
+        let replies = vec![bulk(b""), Value::Int(-2), moved(), moved(), bulk(b"12345678"), moved()];
         let parts = parts(&ask, replies).unwrap();
         let refused: Vec<bool> = parts.iter().map(Result::is_err).collect();
         assert_eq!(refused, [false, true, true], "a record of which not all was told is not told");

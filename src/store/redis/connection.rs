@@ -10,12 +10,15 @@ use tokio::sync::watch;
 
 use super::commands::{self, Part, Piece, Role, Script};
 use super::sentinel::Reign;
+use crate::clock::{Clock, Moment};
 use crate::session::store::{Ask, Key, StoreError};
 use crate::store::joint::Open;
 use crate::tasks::Owned;
 
 /// How long a change that has to last waits for a replica to have it.
 pub const WAIT: Duration = Duration::from_millis(50);
+/// Characters of an error of a node that are passed on.
+const MOST_SAID: usize = 256;
 
 /// Why something was not done on a connection.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl From<Failure> for StoreError {
             Failure::Refused(error) if is_out_of_memory(&error) => StoreError::Full,
             Failure::Refused(error) => {
                 let details = error.details().map(|details| format!(" {details}")).unwrap_or_default();
-                StoreError::Unavailable(format!("{}{details}", error.code()))
+                StoreError::Unavailable(presentable(&format!("{}{details}", error.code())))
             }
             Failure::Confused => StoreError::Confused,
         }
@@ -79,6 +82,11 @@ fn is_out_of_memory(error: &ServerError) -> bool {
     error.code() == "OOM" || error.details().is_some_and(|details| details.contains("-OOM "))
 }
 
+/// What a node said, short enough for a line of a log, and without what would begin another.
+fn presentable(said: &str) -> String {
+    said.chars().take(MOST_SAID).map(|said| if said.is_control() { '?' } else { said }).collect()
+}
+
 /// What a failed connection is called. What is no answer of Redis is not quoted: it may be anything.
 fn failed(error: RedisError) -> StoreError {
     StoreError::Unavailable(match error.kind() {
@@ -88,11 +96,18 @@ fn failed(error: RedisError) -> StoreError {
     })
 }
 
+/// A connection that something was sent on.
+struct Use {
+    connection: Rc<Connection>,
+    begun: Moment,
+    /// How many answers it had given by then.
+    answers: u64,
+}
+
 /// What one ask went through.
 #[derive(Default)]
 pub struct Course {
-    /// The connections that it was sent on, and how many answers each had given by then.
-    used: RefCell<Vec<(Rc<Connection>, u64)>>,
+    used: RefCell<Vec<Use>>,
     /// It was to last, and no replica is known to have it.
     is_unreplicated: Cell<bool>,
 }
@@ -100,7 +115,8 @@ pub struct Course {
 impl Course {
     /// Notes that a connection is about to be used.
     pub fn note(&self, connection: &Rc<Connection>) {
-        self.used.borrow_mut().push((Rc::clone(connection), connection.answers.get()));
+        let (connection, answers) = (Rc::clone(connection), connection.answers.get());
+        self.used.borrow_mut().push(Use { connection, begun: Clock::now(), answers });
     }
 
     /// Whether it was to last, and no replica is known to have it.
@@ -108,17 +124,14 @@ impl Course {
         self.is_unreplicated.get()
     }
 
-    /// An ask that took too long may only be slow; where nobody else was answered either, the connection leads nowhere and
-    /// is used no more. Says whether there was one.
-    pub fn retire_what_is_silent(&self) -> bool {
-        let mut is_any = false;
-        for (connection, answers) in &*self.used.borrow() {
-            if connection.answers.get() == *answers {
+    /// An ask that took too long may only be slow; where nobody else was answered either for so long, the connection leads
+    /// nowhere and is used no more. One that was begun on a moment ago has not had the time to answer.
+    pub fn retire_what_is_silent(&self, for_long: Duration) {
+        for Use { connection, begun, answers } in &*self.used.borrow() {
+            if connection.answers.get() == *answers && Clock::now().since(*begun) >= for_long {
                 connection.retire();
-                is_any = true;
             }
         }
-        is_any
     }
 }
 

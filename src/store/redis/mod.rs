@@ -35,7 +35,7 @@
 //!
 //! # What a node has to permit
 //!
-//! EVALSHA, EVAL and what the script of changes calls, GET, PTTL, PEXPIRE, UNLINK, SCAN, PUBLISH, SUBSCRIBE and PING;
+//! EVALSHA, EVAL and what the script of changes calls, GETRANGE, PTTL, PEXPIRE, UNLINK, SCAN, PUBLISH, SUBSCRIBE and PING;
 //! INFO where tokens are revoked; in a cluster CLUSTER SLOTS and ASKING. ROLE and WAIT: without ROLE a node is thought to
 //! have replicas, and sentinels are not believed about it; without WAIT nothing is known to be at any. Replicas are never
 //! read from. Nothing goes by the version of a node, nor by its name.
@@ -204,10 +204,9 @@ impl Redis {
                 done.map_err(StoreError::from)
             }
             Err(_) => {
-                if course.retire_what_is_silent()
-                    && let Nodes::Cluster(cluster) = &self.nodes
-                {
-                    // It may have been replaced.
+                course.retire_what_is_silent(self.settings.timeout / 2);
+                if let Nodes::Cluster(cluster) = &self.nodes {
+                    // Whoever did not answer may have been replaced.
                     cluster.renew_soon();
                 }
                 Err(StoreError::TimedOut)
@@ -219,7 +218,9 @@ impl Redis {
 impl SessionStore for Redis {
     fn ask(&self, ask: Ask) -> Asking<'_> {
         Box::pin(async move {
-            let limit = self.settings.timeout.saturating_add(if has_to_last(&ask) { WAIT } else { Duration::ZERO });
+            // Who comes while a WAIT is under way shares the next one.
+            let waits = if has_to_last(&ask) { 2 * WAIT } else { Duration::ZERO };
+            let limit = self.settings.timeout.saturating_add(waits);
             let course = Course::default();
             self.in_time(limit, &course, self.answer(&ask, &course)).await
         })

@@ -156,9 +156,9 @@ pub async fn locate(dialer: &Dialer, master: &str, sentinels: &[Address]) -> Res
             Err(error) => last = error,
         }
     }
-    // If most of them know less than was known before, there is no more to know.
-    let most = outdated.len() > sentinels.len() / 2;
-    match outdated.into_iter().max_by_key(|told| told.epoch).filter(|_| most) {
+    // If every one of them knows less than was known before, there is no more to know.
+    let is_all = outdated.len() == sentinels.len();
+    match outdated.into_iter().max_by_key(|told| told.epoch).filter(|_| is_all) {
         Some(told) => {
             topology.begin_again(&told);
             Ok(told)

@@ -233,9 +233,13 @@ fn a_connection_on_which_nobody_was_answered_is_used_no_more() {
         let (before, after) = (Course::default(), Course::default());
         before.note(&connection);
         connection.ask(&Ask::Delete(vec![key()]), false).await.unwrap();
-        assert!(!before.retire_what_is_silent() && connection.is_open(), "somebody was");
+        before.retire_what_is_silent(Duration::ZERO);
+        assert!(connection.is_open(), "somebody was");
         after.note(&connection);
-        assert!(after.retire_what_is_silent() && !connection.is_open());
+        after.retire_what_is_silent(Duration::from_secs(3_600));
+        assert!(connection.is_open(), "it was asked a moment ago");
+        after.retire_what_is_silent(Duration::ZERO);
+        assert!(!connection.is_open());
     });
 }
 

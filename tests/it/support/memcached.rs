@@ -1,9 +1,11 @@
 //! A real memcached on a port of its own, that can be stopped and started again: with nothing of what it had.
 
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use super::eventually;
+use super::redis::port;
 
 pub struct Memcached {
     pub port: u16,
@@ -12,7 +14,7 @@ pub struct Memcached {
 
 impl Memcached {
     pub fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port();
         let mut memcached = Memcached { port, child: None };
         memcached.start_again();
         memcached
@@ -29,7 +31,7 @@ impl Memcached {
             .spawn();
         self.child = Some(child.expect("memcached is installed: see the README's test command"));
         let port = self.port;
-        eventually("memcached answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        eventually("memcached answers", || answers(port).unwrap_or(false));
     }
 
     /// kill -9.
@@ -44,6 +46,15 @@ impl Memcached {
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
+}
+
+/// Whether what is there speaks as memcached does.
+fn answers(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.write_all(b"version\r\n")?;
+    let mut word = [0; 8];
+    stream.read_exact(&mut word)?;
+    Ok(word == *b"VERSION ")
 }
 
 impl Drop for Memcached {

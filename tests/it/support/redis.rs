@@ -1,7 +1,7 @@
 //! Real redis-servers on ports of their own: one that can be stopped and started again with what it had, three with
 //! sentinels, and a cluster.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -27,7 +27,7 @@ impl Redis {
 
     /// With more arguments than the usual.
     pub fn start_with(more: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let more = more.iter().map(|word| (*word).to_owned()).collect();
         let mut redis = Redis { port, child: None, directory, more };
@@ -48,8 +48,7 @@ impl Redis {
             .spawn();
         self.child = Some(child.expect("redis-server is installed: see the README's test command"));
         let port = self.port;
-        eventually("redis answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        eventually("redis has read its file", || !self.cli(&["ping"]).contains("LOADING"));
+        eventually("redis answers, and has read its file", || cli(port, &["ping"]).contains("PONG"));
     }
 
     /// kill -9.
@@ -101,7 +100,7 @@ pub fn cli(port: u16, arguments: &[&str]) -> String {
 
 /// A port that nobody else is given. It and the one 10,000 above, which is for talk among a cluster's nodes, are below those
 /// that the system gives to whoever asks for any.
-fn port() -> u16 {
+pub fn port() -> u16 {
     const PORTS: u16 = 2_700;
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(fastrand::u16(..PORTS)));
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
