@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,11 +47,12 @@ pub(super) fn refuse_for_now(why: impl Into<String>) -> Refusal {
 
 pub(super) async fn answer(
     runtime: &Arc<Runtime>,
+    registry: &Registry,
     (sessions, tokens): (&Sessions, &Tokens),
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
 ) -> Reply {
-    match call(runtime, (sessions, tokens), reloads, request).await {
+    match call(runtime, registry, (sessions, tokens), reloads, request).await {
         Ok(value) => reply(StatusCode::OK, "application/json", format!("{value}\n")),
         Err(refusal) => refusal.into(),
     }
@@ -70,6 +72,7 @@ impl From<Refusal> for Reply {
 
 async fn call(
     runtime: &Arc<Runtime>,
+    registry: &Registry,
     (sessions, tokens): (&Sessions, &Tokens),
     reloads: &mpsc::Sender<ReloadRequest>,
     request: Request<Incoming>,
@@ -82,8 +85,10 @@ async fn call(
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let snapshot = runtime.snapshot();
     match (&method, words.as_slice()) {
-        (&Method::GET, ["pools"]) => Ok(snapshot.pools.iter().map(describe::pool).collect()),
-        (&Method::GET, ["pools", pool]) => Ok(describe::pool(pool_of(&snapshot, pool)?)),
+        (&Method::GET, ["pools"]) => Ok(describe::pools(&snapshot.pools, registry).into()),
+        (&Method::GET, ["pools", pool]) => {
+            Ok(describe::pools([pool_of(&snapshot, pool)?], registry).into_iter().next().unwrap_or_default())
+        }
         (&Method::POST, ["pools", pool, "servers", server, wish @ ("drain" | "ready" | "maint")]) => {
             let body = body_of(request).await?;
             let entry = pool_of(&snapshot, pool)?;

@@ -1,23 +1,121 @@
-//! Pools and servers as JSON.
+//! Pools and servers as JSON, and with them what is counted, for those who watch.
 
 use std::sync::atomic::Ordering;
 
+use prometheus::Registry;
+use prometheus::proto::{Metric, MetricFamily};
 use serde_json::{Value, json};
 
 use crate::clock::{Clock, Moment};
 use crate::imbalance::Measures;
 use crate::names::{Ineligible, LongLivedKind};
 use crate::pool::{Imbalance, Server, Wish};
-use crate::runtime::{PoolEntry, Snapshot, condition};
+use crate::runtime::{PoolEntry, Runtime, condition};
 use crate::store::Store;
 
-/// All that there is, and when.
-pub(super) fn everything(snapshot: &Snapshot) -> Value {
-    let time = Clock::wall(Clock::now()).0 as f64 / 1e6;
-    json!({ "time": time, "pools": snapshot.pools.iter().map(pool).collect::<Value>() })
+/// All that there is, and when. Counters are since the start of the process: whoever watches takes differences.
+pub(super) fn everything(runtime: &Runtime, registry: &Registry) -> Value {
+    let snapshot = runtime.snapshot();
+    let counted = Counted(registry.gather());
+    let stores = snapshot.stores.iter().map(|entry| {
+        let mut described = store(entry);
+        counted.add_to_store(&entry.settings.name, &mut described);
+        described
+    });
+    json!({
+        "time": Clock::wall(Clock::now()).0 as f64 / 1e6,
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": runtime.ready.load(Ordering::Relaxed),
+        "pools": snapshot.pools.iter().map(|entry| counted.with_pool(entry)).collect::<Value>(),
+        "stores": stores.collect::<Value>(),
+        "protect": counted.protect(),
+        "limits": counted.by_label("steadfast_limit_reached_total", &[], "limit"),
+    })
 }
 
-pub(super) fn pool(entry: &PoolEntry) -> Value {
+/// These pools, with what is counted of each.
+pub(super) fn pools<'p>(entries: impl IntoIterator<Item = &'p PoolEntry>, registry: &Registry) -> Vec<Value> {
+    let counted = Counted(registry.gather());
+    entries.into_iter().map(|entry| counted.with_pool(entry)).collect()
+}
+
+/// What a scrape would bring: the one place where counters of all workers are summed.
+struct Counted(Vec<MetricFamily>);
+
+impl Counted {
+    /// The values of a family that have these labels.
+    fn of(&self, family: &str, labels: &[(&str, &str)]) -> Vec<&Metric> {
+        let families = self.0.iter().filter(|candidate| candidate.name() == family);
+        let metrics = families.flat_map(MetricFamily::get_metric);
+        metrics.filter(|metric| labels.iter().all(|(name, value)| label(metric, name) == *value)).collect()
+    }
+
+    /// Counters by one of their labels, those of the same one together; what has not happened yet is left out.
+    fn by_label(&self, family: &str, labels: &[(&str, &str)], by: &str) -> Value {
+        let mut counts = serde_json::Map::new();
+        for metric in self.of(family, labels).into_iter().filter(|metric| total(metric) > 0) {
+            let count = counts.entry(label(metric, by)).or_insert(json!(0));
+            *count = json!(count.as_u64().unwrap_or_default() + total(metric));
+        }
+        Value::Object(counts)
+    }
+
+    fn with_pool(&self, entry: &PoolEntry) -> Value {
+        let mut described = pool(entry);
+        let own = [("pool", &*entry.pool.name)];
+        let verdicts = self.of("steadfast_affinity_total", &own).into_iter().map(|metric| {
+            json!({ "verdict": label(metric, "verdict"), "reason": label(metric, "reason"), "count": total(metric) })
+        });
+        let disagreements = self.of("steadfast_affinity_disagreement_total", &own).into_iter().map(total).sum::<u64>();
+        described["verdicts"] = verdicts.collect();
+        described["regret"] =
+            self.of("steadfast_affinity_regret_seconds", &own).first().copied().map_or(Value::Null, regret);
+        described["disagreements"] = json!(disagreements);
+        described["codes"] = self.by_label("steadfast_requests_total", &own, "code");
+        described["session_events"] = self.by_label("steadfast_session_events_total", &own, "event");
+        described
+    }
+
+    fn add_to_store(&self, store: &str, described: &mut Value) {
+        let own = [("store", store)];
+        let took = self.of("steadfast_store_operation_seconds", &own);
+        let operations = took.iter().map(|metric| metric.get_histogram().get_sample_count()).sum::<u64>();
+        let seconds = took.iter().map(|metric| metric.get_histogram().get_sample_sum()).sum::<f64>();
+        let errors = self.of("steadfast_store_errors_total", &own).into_iter().map(total).sum::<u64>();
+        described["operations"] = json!(operations);
+        described["took_s"] = json!(seconds);
+        described["errors"] = json!(errors);
+    }
+
+    fn protect(&self) -> Value {
+        let counts = self.of("steadfast_protect_total", &[]).into_iter().map(|metric| {
+            let of = |name| label(metric, name);
+            json!({ "rule": of("rule"), "decision": of("decision"), "reason": of("reason"), "count": total(metric) })
+        });
+        counts.collect()
+    }
+}
+
+fn label<'a>(metric: &'a Metric, name: &str) -> &'a str {
+    metric.get_label().iter().find(|pair| pair.name() == name).map_or("", |pair| pair.value())
+}
+
+fn total(metric: &Metric) -> u64 {
+    metric.get_counter().get_value() as u64
+}
+
+/// How often and how much, and how many were within each bound. All of them are within the last, which has no number.
+fn regret(metric: &Metric) -> Value {
+    let histogram = metric.get_histogram();
+    let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
+    json!({
+        "count": histogram.get_sample_count(),
+        "sum_s": histogram.get_sample_sum(),
+        "buckets": bounded.map(|bucket| json!([bucket.upper_bound(), bucket.cumulative_count()])).collect::<Value>(),
+    })
+}
+
+fn pool(entry: &PoolEntry) -> Value {
     let now = Clock::now();
     let load = entry.load.lock().clone();
     let imbalance = |imbalance: Imbalance| -> Value {
@@ -46,10 +144,12 @@ pub(super) fn pool(entry: &PoolEntry) -> Value {
     described
 }
 
-/// A shared pool may have soft pins besides.
+/// A shared or stateless pool may have soft pins besides.
 fn mode(entry: &PoolEntry) -> &'static str {
     if entry.shared.is_some() || entry.counted_cookie.is_some() {
         "shared"
+    } else if entry.stateless.is_some() {
+        "stateless"
     } else if entry.pool.affinity.is_some() {
         "sticky"
     } else {

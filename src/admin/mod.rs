@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -143,13 +143,23 @@ impl Surface {
                 (&Method::GET, STREAM) => return self.stream(),
                 (&Method::POST, LOGIN) => return self.login(request).await,
                 _ if path.starts_with(api::PREFIX) => {
-                    return api::answer(&self.runtime, (&self.sessions, &self.tokens), reloads, request).await;
+                    return api::answer(
+                        &self.runtime,
+                        &self.registry,
+                        (&self.sessions, &self.tokens),
+                        reloads,
+                        request,
+                    )
+                    .await;
                 }
                 _ => {}
             }
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return problem(StatusCode::METHOD_NOT_ALLOWED, "Only GET is served here.");
+        }
+        if let Some(page) = self.reloads.as_ref().and_then(|_| dashboard(path)) {
+            return page;
         }
         match path {
             "/metrics" => match metrics::encode(&self.registry) {
@@ -214,13 +224,15 @@ impl Surface {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let token = |runtime: &Runtime| runtime.snapshot().admin.token.as_ref().map(Token::name);
-        let (runtime, let_in_by) = (Arc::clone(&self.runtime), token(&self.runtime));
-        let events = futures_util::stream::unfold((ticks, runtime, place), move |mut state| async move {
+        let let_in_by = token(&self.runtime);
+        let sources = (Arc::clone(&self.runtime), self.registry.clone());
+        let events = futures_util::stream::unfold((ticks, sources, place), move |mut state| async move {
             state.0.tick().await;
-            if token(&state.1) != let_in_by {
+            let (runtime, registry) = &state.1;
+            if token(runtime) != let_in_by {
                 return None;
             }
-            let event = format!("data: {}\n\n", describe::everything(&state.1.snapshot()));
+            let event = format!("data: {}\n\n", describe::everything(runtime, registry));
             Some((Ok(Frame::data(Bytes::from(event))), state))
         });
         let mut response = reply(StatusCode::OK, "text/event-stream", "");
@@ -232,9 +244,38 @@ impl Surface {
 const STREAM: &str = "/api/v1/stream";
 const LOGIN: &str = "/api/v1/login";
 
+/// The dashboard and what it is made of, by path. It shows what the API says, so it is the same for everybody, and asks
+/// for the token where there is one.
+const DASHBOARD: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("dashboard/index.html")),
+    ("/dashboard.css", "text/css; charset=utf-8", include_str!("dashboard/style.css")),
+    ("/dashboard.js", "text/javascript; charset=utf-8", include_str!("dashboard/script.js")),
+];
+
+/// Its own script and style, its own API, and nothing that is written into the page: a name that gets there as markup
+/// does nothing.
+const DASHBOARD_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+
+fn dashboard(path: &str) -> Option<Reply> {
+    let (_, content_type, text) = DASHBOARD.into_iter().find(|(own, ..)| *own == path)?;
+    let mut response = reply(StatusCode::OK, content_type, text);
+    let fields: [(HeaderName, &str); 4] = [
+        (header::CONTENT_SECURITY_POLICY, DASHBOARD_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    response.headers_mut().extend(fields.map(|(name, value)| (name, HeaderValue::from_static(value))));
+    Some(response)
+}
+
 /// Health is for balancers and supervisors, which know no token, and public keys are for everybody; and who logs in does not have the cookie yet.
 fn is_for_anybody(method: &Method, path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/.well-known/jwks.json") || (method == Method::POST && path == LOGIN)
+    matches!(path, "/healthz" | "/readyz" | "/.well-known/jwks.json")
+        || (method == Method::POST && path == LOGIN)
+        || DASHBOARD.iter().any(|(own, ..)| *own == path)
 }
 
 fn refuse_entry() -> Reply {

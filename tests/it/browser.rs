@@ -2,17 +2,14 @@
 //! where a page wants more, and another site tries to speak in its name.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use crate::support::browser::{Browser, free_port};
 use crate::support::proxy::{BINARY, signal};
 use crate::support::{Client, Proxy, eventually};
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// The demo as a user starts it.
 struct Demo {
@@ -23,6 +20,9 @@ struct Demo {
 
 impl Demo {
     fn start() -> Self {
+        // Two that begin at once may both find the usual admin port free.
+        static BEGINNING: Mutex<()> = Mutex::new(());
+        let _turn = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
         let port = free_port();
         let mut child = Command::new(BINARY)
             .args(["demo", "--port", &port.to_string()])
@@ -76,80 +76,8 @@ impl Drop for Demo {
     }
 }
 
-/// Chromium, driven over the WebDriver protocol (W3C).
-struct Browser {
-    driver: Child,
-    port: u16,
-    session: String,
-    _profile: tempfile::TempDir,
-}
-
+/// What a user of the shop does.
 impl Browser {
-    fn start() -> Self {
-        let port = free_port();
-        let driver = Command::new("chromedriver")
-            .arg(format!("--port={port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let driver = driver.expect("chromedriver is installed: see the README's test command");
-        eventually("the driver listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let profile = tempfile::tempdir().unwrap();
-        let arguments = [
-            "--headless=new".to_owned(),
-            "--no-sandbox".to_owned(),
-            "--disable-gpu".to_owned(),
-            "--disable-quic".to_owned(),
-            "--no-first-run".to_owned(),
-            "--disable-background-networking".to_owned(),
-            "--disable-component-update".to_owned(),
-            "--disable-sync".to_owned(),
-            "--disable-dev-shm-usage".to_owned(),
-            format!("--user-data-dir={}", profile.path().display()),
-        ];
-        let capabilities = json!({ "capabilities": { "alwaysMatch": {
-            "acceptInsecureCerts": true, "goog:chromeOptions": { "args": arguments },
-            "goog:loggingPrefs": { "browser": "ALL" },
-        } } });
-        let mut browser = Browser { driver, port, session: String::new(), _profile: profile };
-        let started = browser.call("POST", "/session", &capabilities);
-        browser.session = started["sessionId"].as_str().unwrap_or_else(|| panic!("{started}")).to_owned();
-        browser
-    }
-
-    fn client(&self) -> Client {
-        Client::plain(([127, 0, 0, 1], self.port).into()).header("Content-Type", "application/json")
-    }
-
-    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if method == "POST" { body.to_string() } else { String::new() };
-        let reply = self.client().try_send(method.parse().unwrap(), path, body.into()).unwrap();
-        let answer: Value =
-            serde_json::from_slice(&reply.body).unwrap_or_else(|error| panic!("{error}: {}", reply.text()));
-        answer["value"].clone()
-    }
-
-    fn open(&self, url: &str) {
-        let opened = self.call("POST", &format!("/session/{}/url", self.session), &json!({ "url": url }));
-        assert!(opened.is_null(), "{opened}");
-    }
-
-    /// Runs a script in the page and gives what it returns.
-    fn run(&self, script: &str) -> Value {
-        self.call("POST", &format!("/session/{}/execute/sync", self.session), &json!({ "script": script, "args": [] }))
-    }
-
-    fn text(&self, id: &str) -> String {
-        self.run(&format!("return (document.getElementById('{id}') || {{}}).textContent || ''"))
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    }
-
-    fn click(&self, id: &str) {
-        self.run(&format!("document.getElementById('{id}').click()"));
-    }
-
     fn log_in(&self, user: &str) {
         self.run(&format!("document.querySelector('input[name=user]').value = '{user}'"));
         self.click("login");
@@ -181,12 +109,6 @@ impl Browser {
         assert_eq!(self.text("claim-acr"), "mfa");
     }
 
-    /// A cookie, also one that no script can read.
-    fn cookie(&self, name: &str) -> String {
-        let cookie = self.call("GET", &format!("/session/{}/cookie/{name}", self.session), &Value::Null);
-        cookie["value"].as_str().unwrap_or_else(|| panic!("{cookie}")).to_owned()
-    }
-
     /// Opens a WebSocket from the page; how that ended.
     fn opens_socket(&self, url: &str) -> String {
         self.run(&format!(
@@ -198,27 +120,11 @@ impl Browser {
         said()
     }
 
-    /// What the browser has complained of since it was last asked.
-    fn complaints(&self) -> String {
-        self.call("POST", &format!("/session/{}/se/log", self.session), &json!({ "type": "browser" })).to_string()
-    }
-
     /// Ends the process that served the page, as an accident would.
     fn kill_its_server(&self) -> String {
         let pid = self.text("pid");
         signal(pid.parse().unwrap(), "KILL");
         pid
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // The driver ends its chromium only when told so; that must hold for a failed test too.
-        if !self.session.is_empty() {
-            let _ = self.client().try_send(http::Method::DELETE, &format!("/session/{}", self.session), "".into());
-        }
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 

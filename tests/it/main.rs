@@ -10,6 +10,7 @@ mod attempts;
 mod bodies;
 mod browser;
 mod command_line;
+mod dashboard;
 mod edge;
 mod failover;
 mod grpc;

@@ -3,6 +3,7 @@
 //! Everything is real: the built binary, real sockets, real TLS. Nothing sleeps to wait for something: [`eventually`]
 //! asks again until it is so, with a deadline.
 
+pub mod browser;
 pub mod certs;
 pub mod client;
 pub mod memcached;
