@@ -19,6 +19,7 @@ mod health;
 mod lessons;
 mod limits;
 mod mixups;
+mod monitoring;
 mod operator;
 mod pins;
 mod pitfalls;
