@@ -5,13 +5,15 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, LoadError};
 use crate::ctl::{self, ServerRef};
 use crate::keys::{RingKey, random_secret};
 use crate::runtime::Runtime;
-use crate::{app, demo};
+use crate::simulate::DisciplineChoice;
+use crate::{app, demo, simulate};
 
 /// A TLS-terminating, session-aware load balancer.
 #[derive(Parser)]
@@ -42,6 +44,33 @@ enum Command {
         /// Port of https://localhost:PORT/
         #[arg(long, default_value_t = 8443)]
         port: u16,
+    },
+    /// What other policies would make of a load: an access log, or a workload made up, played through the code that balances
+    Simulate {
+        /// Configuration whose pool it is about, as it is and with other policies; default: servers as the log has them
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The pool; default: the only one, or the busiest in the log
+        #[arg(long)]
+        pool: Option<String>,
+        /// An access log of steadfast (JSON), nginx or HAProxy
+        #[arg(long, value_name = "FILE", conflicts_with = "workload")]
+        log: Option<PathBuf>,
+        /// A workload by its name; a wrong one lists them
+        #[arg(long, value_name = "NAME", default_value = "shop")]
+        workload: String,
+        /// Of everything that is left to chance: the same gives the same figures
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Requests that a server works on at once; a log tells by itself
+        #[arg(long, default_value_t = simulate::CAPACITY, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        capacity: u32,
+        /// How a server deals with more than that: one after the other, or all of them slower; default: as the log fits
+        #[arg(long, default_value_t = DisciplineChoice::Auto, value_parser = disciplines())]
+        discipline: DisciplineChoice,
+        /// Write plots to this file (HTML)
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
     },
     /// One app server of the demo
     #[command(hide = true)]
@@ -190,6 +219,12 @@ enum SessionsAction {
     },
 }
 
+fn disciplines() -> impl TypedValueParser<Value = DisciplineChoice> {
+    let words = DisciplineChoice::ALL.iter().map(|choice| choice.as_str());
+    // Only words that there are come through.
+    PossibleValuesParser::new(words).map(|word| DisciplineChoice::from_word(&word).unwrap_or(DisciplineChoice::Auto))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// For people
@@ -211,6 +246,12 @@ pub fn main() -> ExitCode {
             finish(demo::run(port))
         }
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
+        Command::Simulate { config, pool, log, workload, seed, capacity, discipline, report } => {
+            let input = log.map_or(simulate::Input::Workload(workload), simulate::Input::Log);
+            let progress: &dyn Fn(f64) = if std::io::stderr().is_terminal() { &show_progress } else { &|_| {} };
+            let options = simulate::Options { config, pool, input, seed, capacity, discipline, progress };
+            simulate(options, report.as_deref())
+        }
         Command::Ctl { config, address, token, ca, json, action } => {
             let given = ctl::Given { address: address.as_deref(), config, token: token.as_deref(), ca: ca.as_deref() };
             control(given, json, *action)
@@ -308,6 +349,23 @@ fn of_tokens(pool: Option<String>, by: TokensBy, span: String, undo: bool) -> ct
     // The command line has a pool where it is no list.
     let tokens = ctl::Tokens { pool: pool.unwrap_or_default(), by };
     if undo { ctl::Action::TakeBackRevocation(tokens) } else { ctl::Action::RevokeTokens { tokens, span } }
+}
+
+fn show_progress(share: f64) {
+    let _ = write!(std::io::stderr(), "\r{:3.0} %{}", share * 100.0, if share >= 1.0 { "\r     \r" } else { "" });
+}
+
+fn simulate(options: simulate::Options<'_>, report: Option<&Path>) -> ExitCode {
+    let simulated = match simulate::run(options) {
+        Ok(simulated) => simulated,
+        Err(error) => return complain(&format!("steadfast: {error}"), error.exit_status()),
+    };
+    if let Some(path) = report
+        && let Err(error) = std::fs::write(path, simulated.html)
+    {
+        return complain(&format!("steadfast: cannot write {}: {error}", path.display()), 1);
+    }
+    print(&simulated.table)
 }
 
 fn run(given: Option<PathBuf>) -> ExitCode {

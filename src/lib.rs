@@ -16,8 +16,10 @@
 //! A module imports from lower floors only; a test in `tests/it/architecture.rs` reads the imports and holds them to
 //! it. Words ([`names`], [`clock`], [`keys`], [`tasks`], [`metrics`]); decisions, free of effects ([`routing`],
 //! [`balance`], [`affinity`], [`health`], [`headers`], [`imbalance`],
-//! [`rate`], [`recent`], [`session`], [`protect`], [`stateless`]); state ([`pool`]); effects ([`tls`], [`listener`],
-//! [`upstream`], [`store`], [`probe`], [`private`], [`jwks`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`], [`session_api`]); and the shell
+//! [`rate`], [`recent`], [`session`], [`protect`], [`stateless`]); state ([`pool`], and [`twin`], which plays a load
+//! through its code); effects ([`tls`], [`listener`],
+//! [`upstream`], [`store`], [`probe`], [`private`], [`jwks`]); composition ([`config`], [`runtime`], [`proxy`]); surfaces ([`admin`], [`session_api`],
+//! [`simulate`]); and the shell
 //! ([`app`], [`demo`], [`ctl`], [`cli`]). `ARCHITECTURE.md` says why.
 
 pub mod admin;
@@ -48,8 +50,10 @@ pub mod routing;
 pub mod runtime;
 pub mod session;
 pub mod session_api;
+pub mod simulate;
 pub mod stateless;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod twin;
 pub mod upstream;

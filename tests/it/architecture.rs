@@ -19,7 +19,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("protect", &["headers"]),
         ("stateless", &["headers"]),
     ],
-    &[("pool", &[])],
+    &[("pool", &[]), ("twin", &["pool"])],
     &[
         ("tls", &[]),
         ("listener", &["tls"]),
@@ -30,7 +30,7 @@ const FLOORS: &[&[(&str, &[&str])]] = &[
         ("jwks", &["tls"]),
     ],
     &[("config", &[]), ("runtime", &["config"]), ("proxy", &["runtime", "config"])],
-    &[("admin", &[]), ("session_api", &[])],
+    &[("admin", &[]), ("session_api", &[]), ("simulate", &[])],
     &[("app", &[]), ("ctl", &[]), ("demo", &["app"]), ("cli", &["app", "ctl", "demo"]), ("main", &["cli"])],
 ];
 

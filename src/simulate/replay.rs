@@ -1,0 +1,326 @@
+//! From a log to arrivals: what each exchange cost its server, with the waiting taken out.
+//!
+//! Only exchanges whose server is known can tell that, as who was there together follows from it. Where a log names no
+//! servers, latencies are taken for work, which is too much wherever servers were busy; the report says so.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::configured::{self, Configured};
+use super::logs::{Format, LeftOut, Log, Logged};
+use super::table::grouped;
+use super::{DisciplineChoice, MOST_CAPACITY, Measured, Options, Scenario};
+use crate::clock::Moment;
+use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, ServerModel};
+
+/// Exchanges under way at once that are told apart; and how often what can be said is worked out.
+const BUFFER: usize = 1 << 20;
+const SETTLE_EVERY: usize = 4_096;
+/// Servers where neither log nor configuration names any.
+const SERVERS: usize = 8;
+/// Names that are listed in a note.
+const MOST_LISTED: usize = 5;
+
+/// What the log's traffic is for the servers of the configuration, or for its own.
+pub(super) fn scenario(log: Log, title: String, configured: Option<&Configured>, options: &Options<'_>) -> Scenario {
+    let named = names_of_servers(&log);
+    let guessed: Vec<Box<str>> = (1..=SERVERS).map(|number| format!("server-{number}").into()).collect();
+    let names = if named.is_empty() { &guessed } else { &named };
+    let mut servers = configured::servers(configured, names, Discipline::Fifo, options);
+    let (discipline, why) = discipline(&log, &servers, options);
+    servers.iter_mut().for_each(|server| server.discipline = discipline);
+    let mut assumed = vec![account(&log), sessions(&log), configured::assumption(&servers, options, &why)];
+    assumed.push(demands_note(&log, &named, configured.is_some()));
+    assumed.extend(strangers(&named, configured));
+    let (arrivals, _) = arrivals(&log, &servers, Some(discipline), options);
+    Scenario {
+        title,
+        story: format!("An access log, {}.", log.format),
+        servers,
+        length: arrivals.last().map_or(Duration::ZERO, |last| last.at.since(Moment::default())),
+        arrivals,
+        assumed,
+        measured: measured(&log.exchanges),
+        unreadable: log.unreadable,
+    }
+}
+
+/// The servers of the exchanges that take part, by name.
+fn names_of_servers(log: &Log) -> Vec<Box<str>> {
+    let numbers = log.exchanges.iter().filter_map(|logged| logged.server);
+    let names = numbers.filter_map(|number| log.servers.get(usize::from(number)));
+    let sorted: BTreeSet<&str> = names.map(|name| &**name).collect();
+    sorted.into_iter().map(Box::from).collect()
+}
+
+/// How the servers work, and how that is known.
+fn discipline(log: &Log, servers: &[ServerModel], options: &Options<'_>) -> (Discipline, String) {
+    match options.discipline {
+        DisciplineChoice::Fifo => return (Discipline::Fifo, "fifo".to_owned()),
+        DisciplineChoice::Sharing => return (Discipline::Sharing, "sharing".to_owned()),
+        DisciplineChoice::Auto => {}
+    }
+    let (_, Misfit { fifo, sharing }) = arrivals(log, servers, None, options);
+    if fifo == sharing {
+        return (Discipline::Fifo, "fifo, as the log shows no waiting that would tell".to_owned());
+    }
+    let (better, other) =
+        if fifo < sharing { (Discipline::Fifo, Discipline::Sharing) } else { (Discipline::Sharing, Discipline::Fifo) };
+    let (least, most) = (fifo.min(sharing), fifo.max(sharing));
+    (better, format!("{better}, which fits the log better than {other} (misfit {least:.2} against {most:.2})"))
+}
+
+/// Arrivals in the order of time, and how badly the disciplines fit, over all servers.
+fn arrivals(
+    log: &Log,
+    servers: &[ServerModel],
+    discipline: Option<Discipline>,
+    options: &Options<'_>,
+) -> (Vec<Arrival>, Misfit) {
+    let came = Came::of(&log.exchanges);
+    let mut demands = Demands::new(&known(log, servers, discipline, options), BUFFER);
+    let mut found = Vec::with_capacity(log.exchanges.len());
+    for (turn, observed) in observed(log, &came).into_iter().enumerate() {
+        if turn.is_multiple_of(SETTLE_EVERY) {
+            demands.settle(observed.begun);
+            found.extend(std::iter::from_fn(|| demands.arrival()));
+        }
+        demands.offer(observed);
+    }
+    found.extend(demands.finish());
+    let mut arrivals: Vec<Arrival> = found.iter().filter_map(|arrival| restored(log, &came, arrival)).collect();
+    let alone = log.exchanges.iter().filter(|logged| logged.server.is_none());
+    arrivals.extend(alone.map(|logged| came.arrival(logged, logged.latency)));
+    // Stable: what comes at one moment stays in the order of the log.
+    arrivals.sort_by_key(|arrival| arrival.at);
+    (arrivals, misfit(log, &demands))
+}
+
+/// Moments of a log, counted from its first arrival.
+struct Came(i64);
+
+impl Came {
+    fn of(exchanges: &[Logged]) -> Self {
+        Came(exchanges.first().map_or(0, |first| first.came))
+    }
+
+    fn moment(&self, logged: &Logged) -> Moment {
+        let micros = u64::try_from(logged.came.saturating_sub(self.0)).unwrap_or(0);
+        Moment::from_nanos(micros.saturating_mul(1_000))
+    }
+
+    fn arrival(&self, logged: &Logged, demand: Duration) -> Arrival {
+        Arrival { at: self.moment(logged), session: logged.session, demand, key: logged.key }
+    }
+}
+
+/// The exchanges of known servers in the order in which those were given them. The key says which one it is.
+fn observed(log: &Log, came: &Came) -> Vec<Observed> {
+    let of_server = |(at, logged): (usize, &Logged)| {
+        let begun = came.moment(logged) + logged.before;
+        let server = usize::from(logged.server?);
+        Some(Observed { server, begun, ended: begun + logged.latency, session: logged.session, key: at as u64 })
+    };
+    let mut observed: Vec<Observed> = log.exchanges.iter().enumerate().filter_map(of_server).collect();
+    observed.sort_by_key(|observed| observed.begun);
+    observed
+}
+
+/// The arrival at the proxy of an exchange whose demand is known now.
+fn restored(log: &Log, came: &Came, arrival: &Arrival) -> Option<Arrival> {
+    let logged = log.exchanges.get(usize::try_from(arrival.key).ok()?)?;
+    Some(came.arrival(logged, arrival.demand))
+}
+
+/// What is known of the log's servers, by their numbers: what the model takes them for.
+fn known(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, options: &Options<'_>) -> Vec<Known> {
+    let capacities: HashMap<&str, u32> = servers.iter().map(|server| (&*server.name, server.capacity)).collect();
+    let capacity = |name: &str| capacities.get(name).copied().unwrap_or(options.capacity.clamp(1, MOST_CAPACITY));
+    log.servers.iter().map(|name| Known { capacity: capacity(name), discipline, speed: 1.0 }).collect()
+}
+
+/// Over all servers, each by its share of the exchanges.
+fn misfit(log: &Log, demands: &Demands) -> Misfit {
+    let mut counts = vec![0_u32; log.servers.len()];
+    for number in log.exchanges.iter().filter_map(|logged| logged.server) {
+        counts[usize::from(number)] += 1;
+    }
+    let all = counts.iter().sum::<u32>().max(1);
+    let mut sum = Misfit::default();
+    for (server, count) in counts.iter().enumerate() {
+        let Some(of) = demands.misfit(server) else { continue };
+        let share = f64::from(*count) / f64::from(all);
+        sum.fifo += of.fifo * share;
+        sum.sharing += of.sharing * share;
+    }
+    sum
+}
+
+fn measured(exchanges: &[Logged]) -> Option<Measured> {
+    let mut spans: Vec<Duration> = exchanges.iter().map(|logged| logged.before + logged.latency).collect();
+    spans.sort_unstable();
+    let quantile = |share: f64| spans.get((spans.len().saturating_sub(1) as f64 * share) as usize).copied();
+    Some(Measured { p50: quantile(0.5)?, p95: quantile(0.95)?, p99: quantile(0.99)? })
+}
+
+/// What was read, and what of it takes part.
+fn account(log: &Log) -> String {
+    let of_pool = log.pool.as_ref().map_or(String::new(), |pool| format!(" of the pool `{}`", pool.escape_debug()));
+    let count = |count: usize| grouped(count as u64);
+    let mut text = format!("{} lines, {} exchanges{of_pool} replayed.", grouped(log.lines), count(log.exchanges.len()));
+    let left_out = LeftOut::ALL.iter().filter(|why| log.left_out[why.index()] > 0);
+    let left_out: Vec<String> = left_out.map(|why| format!("{} {why}", grouped(log.left_out[why.index()]))).collect();
+    if !left_out.is_empty() {
+        text.push_str(&format!(" Left out: {}.", left_out.join(", ")));
+    }
+    if log.unreadable.count > 0 {
+        text.push_str(&format!(" {} lines could not be read.", grouped(log.unreadable.count)));
+    }
+    text
+}
+
+fn sessions(log: &Log) -> String {
+    let spread =
+        if log.was_spread { " Its moments are whole seconds: the lines of one are spread evenly over it." } else { "" };
+    format!("Sessions are told apart by {}.{spread}", log.known_by)
+}
+
+/// Where the work of each request comes from.
+fn demands_note(log: &Log, named: &[Box<str>], is_configured: bool) -> String {
+    let until = match log.format {
+        Format::Ours | Format::Haproxy => "until the head of its response",
+        Format::Nginx => "until the end of its response",
+    };
+    match (named.is_empty(), is_configured) {
+        (false, _) => format!("What a request costs is its server's time {until}, with the waiting taken out."),
+        (true, true) => {
+            "The log names no servers: latencies are taken for work, which is too much where servers were busy."
+                .to_owned()
+        }
+        (true, false) => format!(
+            "Neither log nor configuration names servers: {SERVERS} are assumed, and latencies are taken for work, which is too much where servers were busy."
+        ),
+    }
+}
+
+/// Servers of the log that the configuration does not have.
+fn strangers(named: &[Box<str>], configured: Option<&Configured>) -> Option<String> {
+    let servers = &configured?.servers;
+    let strange: Vec<String> = named
+        .iter()
+        .filter(|name| !servers.iter().any(|server| server.name == **name))
+        .map(|name| format!("`{}`", name.escape_debug()))
+        .collect();
+    let listed = strange.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let more = if strange.len() > MOST_LISTED { ", ..." } else { "" };
+    (!strange.is_empty()).then(|| format!("The log has servers that the configuration does not have: {listed}{more}."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::logs::{KnownBy, Unreadable};
+    use super::super::{CAPACITY, Input};
+    use super::*;
+    use crate::twin::{Model, Outcome};
+
+    fn options(discipline: DisciplineChoice) -> Options<'static> {
+        Options {
+            config: None,
+            pool: None,
+            input: Input::Workload(String::new()),
+            seed: 1,
+            capacity: CAPACITY,
+            discipline,
+            progress: &|_| {},
+        }
+    }
+
+    fn log(exchanges: Vec<Logged>) -> Log {
+        Log {
+            format: Format::Ours,
+            known_by: KnownBy::Field,
+            was_spread: false,
+            exchanges,
+            servers: vec!["a".into(), "b".into()],
+            pool: None,
+            lines: 7,
+            left_out: [0; LeftOut::ALL.len()],
+            unreadable: Unreadable::default(),
+        }
+    }
+
+    fn logged(came: i64, millis: u64, server: Option<u16>) -> Logged {
+        Logged::new(came, Duration::from_millis(millis), server, Some(came as u64))
+    }
+
+    #[test]
+    fn the_waiting_is_taken_out_and_the_arrival_at_the_proxy_stays() {
+        let one_worker = Options { capacity: 1, ..options(DisciplineChoice::Fifo) };
+        let mut second = logged(1_005_000, 15, Some(0));
+        second.before = Duration::from_millis(2);
+        let exchanges = vec![logged(1_000_000, 10, Some(0)), second, logged(1_006_000, 4, Some(1))];
+        let scenario = scenario(log(exchanges), "x".to_owned(), None, &one_worker);
+        let found: Vec<_> = scenario
+            .arrivals
+            .iter()
+            .map(|arrival| (arrival.at.as_nanos() / 1_000_000, arrival.demand.as_millis()))
+            .collect();
+        // The second was there from 7 to 22 ms, and had the worker from 10 ms on.
+        assert_eq!(found, [(0, 10), (5, 12), (6, 4)]);
+        assert_eq!(scenario.length, Duration::from_millis(6));
+        let keys: Vec<_> = scenario.arrivals.iter().map(|arrival| arrival.key).collect();
+        assert_eq!(keys, [1_000_000, 1_005_000, 1_006_000], "keys are the log's again");
+    }
+
+    #[test]
+    fn without_servers_latencies_are_work_and_that_is_said() {
+        let scenario = scenario(log(vec![logged(0, 9, None)]), "x".to_owned(), None, &options(DisciplineChoice::Auto));
+        assert_eq!((scenario.servers.len(), scenario.arrivals[0].demand), (SERVERS, Duration::from_millis(9)));
+        assert!(
+            scenario.assumed.iter().any(|note| note.starts_with("Neither log nor configuration")),
+            "{:?}",
+            scenario.assumed
+        );
+    }
+
+    /// What a server with one worker shows of some traffic, and what the model makes of it.
+    fn played() -> (Log, Outcome) {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut free = 0_i64;
+        let mut exchanges = Vec::new();
+        let mut came = 0;
+        let servers = configured::servers(
+            None,
+            &["a".into()],
+            Discipline::Fifo,
+            &Options { capacity: 1, ..options(DisciplineChoice::Auto) },
+        );
+        let policy = super::super::policies::compared(None).remove(1);
+        let mut model = Model::new(&servers, policy, 1);
+        for number in 0..6_000_u64 {
+            came += random.i64(1..20_000);
+            let work = random.i64(1_000..15_000);
+            model.offer(Arrival {
+                at: Moment::from_nanos(came as u64 * 1_000),
+                session: None,
+                demand: Duration::from_micros(work as u64),
+                key: number,
+            });
+            free = free.max(came) + work;
+            exchanges.push(Logged::new(came, Duration::from_micros((free - came) as u64), Some(0), None));
+        }
+        (log(exchanges), model.finish())
+    }
+
+    #[test]
+    fn a_log_of_fifo_servers_is_known_for_one_and_its_latencies_come_out_again() {
+        let (log, outcome) = played();
+        let one_worker = Options { capacity: 1, ..options(DisciplineChoice::Auto) };
+        let scenario = scenario(log, "x".to_owned(), None, &one_worker);
+        assert_eq!(scenario.servers[0].discipline, Discipline::Fifo, "{:?}", scenario.assumed);
+        let policy = super::super::policies::compared(None).remove(1);
+        let again = super::super::play_one(&scenario, policy, 1, &|_| {});
+        let (said, again) = (outcome.latency.quantile(0.99).as_secs_f64(), again.latency.quantile(0.99).as_secs_f64());
+        assert!((again / said - 1.0).abs() < 0.02, "{again} and {said}");
+    }
+}
