@@ -62,9 +62,9 @@ enum Command {
         /// Of everything that is left to chance: the same gives the same figures
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Requests that a server works on at once; a log tells by itself
-        #[arg(long, default_value_t = simulate::CAPACITY, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-        capacity: u32,
+        /// Requests that a server serves at full speed at once; default: as the log tells, and 8 for a workload
+        #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u32).range(1..=i64::from(simulate::MOST_CAPACITY)))]
+        capacity: Option<u32>,
         /// How a server deals with more than that: one after the other, or all of them slower; default: as the log fits
         #[arg(long, default_value_t = DisciplineChoice::Auto, value_parser = disciplines())]
         discipline: DisciplineChoice,
@@ -360,12 +360,11 @@ fn simulate(options: simulate::Options<'_>, report: Option<&Path>) -> ExitCode {
         Ok(simulated) => simulated,
         Err(error) => return complain(&format!("steadfast: {error}"), error.exit_status()),
     };
-    if let Some(path) = report
-        && let Err(error) = std::fs::write(path, simulated.html)
-    {
-        return complain(&format!("steadfast: cannot write {}: {error}", path.display()), 1);
+    let printed = print(&simulated.table);
+    match report.map(|path| (path, std::fs::write(path, simulated.html))) {
+        Some((path, Err(error))) => complain(&format!("steadfast: cannot write {}: {error}", path.display()), 1),
+        _ => printed,
     }
-    print(&simulated.table)
 }
 
 fn run(given: Option<PathBuf>) -> ExitCode {

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::policies::{STORE_ROUND_TRIP, WARM_UP};
-use super::{MOST_CAPACITY, Options, SimulateError};
+use super::{CAPACITY, MOST_CAPACITY, Options, SimulateError};
 use crate::affinity::Source;
-use crate::balance::Balance;
 use crate::clock::Moment;
 use crate::config::{self, PoolSettings};
 use crate::pool::ServerSettings;
@@ -18,6 +17,8 @@ pub(super) struct Configured {
     pub pool: Box<str>,
     pub servers: Vec<ServerSettings>,
     pub policy: PolicyModel,
+    /// What it has that the model has not.
+    pub left_out: Option<&'static str>,
 }
 
 /// Reads the pools of a file.
@@ -51,16 +52,23 @@ impl Configured {
 fn configured(pool: &PoolSettings) -> Configured {
     let source = pool.sticky.as_ref().map(|sticky| &sticky.source);
     // A header or an address says by itself where it belongs.
-    let hashed = matches!(source, Some(Source::Header(_) | Source::Address));
+    let is_hashed = matches!(source, Some(Source::Header(_) | Source::Address));
     let policy = PolicyModel {
         name: format!("{} as configured", pool.name).into(),
-        balance: if hashed { Balance::Hash } else { pool.balance },
+        balance: pool.balance,
+        is_hashed,
         pins: source.map(|_| pool.pins),
         warm_up: if source.is_some() { WARM_UP } else { Duration::ZERO },
         store_round_trip: if pool.shared.is_some() { STORE_ROUND_TRIP } else { Duration::ZERO },
     };
     let servers = pool.servers.iter().map(|server| server.settings.clone()).collect();
-    Configured { pool: Box::from(&*pool.name), servers, policy }
+    let left_out = match (pool.slow_start.is_some(), pool.rebalance.is_some()) {
+        (true, true) => Some("The pool's slow start and rebalancing are not modelled."),
+        (true, false) => Some("The pool's slow start is not modelled."),
+        (false, true) => Some("The pool's rebalancing is not modelled."),
+        (false, false) => None,
+    };
+    Configured { pool: Box::from(&*pool.name), servers, policy, left_out }
 }
 
 /// The servers that are modelled: of the configuration, or so many of these names that are all alike.
@@ -78,7 +86,7 @@ pub(super) fn servers(
     };
     let smallest = settings.iter().map(|server| server.weight).filter(|weight| *weight > 0).min().unwrap_or(1);
     let model = |server: ServerSettings| ServerModel {
-        capacity: capacity(options.capacity, server.weight.max(smallest), smallest),
+        capacity: capacity(options.capacity.unwrap_or(CAPACITY), server.weight.max(smallest), smallest),
         name: server.name,
         weight: server.weight,
         max_requests: server.max_requests,
@@ -98,7 +106,7 @@ fn capacity(each: u32, weight: u32, smallest: u32) -> u32 {
 
 /// What was taken for granted about servers.
 pub(super) fn assumption(servers: &[ServerModel], options: &Options<'_>, discipline: &str) -> String {
-    let each = options.capacity.clamp(1, MOST_CAPACITY);
+    let each = options.capacity.unwrap_or(CAPACITY).clamp(1, MOST_CAPACITY);
     let uneven = servers.iter().any(|server| server.capacity != each);
     let weighed = if uneven { ", times its weight over the smallest" } else { "" };
     format!("A server serves {each} at full speed at once{weighed} (--capacity), {discipline}.")
@@ -111,8 +119,12 @@ mod tests {
     fn named(names: &[&str]) -> Vec<Configured> {
         let policy = super::super::policies::compared(None).remove(0);
         let server = ServerSettings { name: "a".into(), weight: 1, max_requests: 0, backup: false };
-        let pool =
-            |name: &&str| Configured { pool: (*name).into(), servers: vec![server.clone()], policy: policy.clone() };
+        let pool = |name: &&str| Configured {
+            pool: (*name).into(),
+            servers: vec![server.clone()],
+            policy: policy.clone(),
+            left_out: None,
+        };
         names.iter().map(pool).collect()
     }
 

@@ -30,7 +30,7 @@ use workloads::Workload;
 /// How many requests a server serves at full speed at once, where nobody says.
 pub const CAPACITY: u32 = 8;
 /// How many there are of it at most, as the model keeps each.
-const MOST_CAPACITY: u32 = 65_536;
+pub const MOST_CAPACITY: u32 = 4_096;
 /// How much of the progress reading a log is.
 const READING: f64 = 0.2;
 
@@ -42,8 +42,9 @@ pub struct Options<'a> {
     pub pool: Option<String>,
     pub input: Input,
     pub seed: u64,
-    /// Requests that a server serves at full speed at once, per unit of the smallest weight.
-    pub capacity: u32,
+    /// Requests that a server serves at full speed at once, per unit of the smallest weight; none: as a log tells, and
+    /// [`CAPACITY`] for a workload.
+    pub capacity: Option<u32>,
     pub discipline: DisciplineChoice,
     /// Hears the share that is done, 0 to 1.
     pub progress: &'a dyn Fn(f64),
@@ -83,6 +84,8 @@ pub enum SimulateError {
     UnknownPool { name: String, known: String },
     #[error("the configuration has several pools; name one with --pool: {known}")]
     WhichPool { known: String },
+    #[error("there is no pool `{pool}`: a workload has none, nor has nginx's log, without a configuration")]
+    NoPools { pool: String },
     #[error("the configuration's pool `{pool}` has no server that could take anything")]
     NoServers { pool: String },
     #[error("no workload is called `{name}`{hint}; there are {known}")]
@@ -107,6 +110,7 @@ impl SimulateError {
             | SimulateError::UnknownPool { .. }
             | SimulateError::WhichPool { .. }
             | SimulateError::NoServers { .. }
+            | SimulateError::NoPools { .. }
             | SimulateError::UnknownWorkload { .. } => 2,
             SimulateError::Read { .. }
             | SimulateError::EmptyLog { .. }
@@ -156,6 +160,9 @@ struct Row {
 
 /// Simulates.
 pub fn run(options: Options<'_>) -> Result<Simulated, SimulateError> {
+    if let (Some(pool), None, Input::Workload(_)) = (&options.pool, &options.config, &options.input) {
+        return Err(SimulateError::NoPools { pool: pool.clone() });
+    }
     let configuration = options.config.as_deref().map(configured::load).transpose()?;
     let (scenario, configured) = match &options.input {
         Input::Workload(name) => {
@@ -166,12 +173,18 @@ pub fn run(options: Options<'_>) -> Result<Simulated, SimulateError> {
         }
         Input::Log(path) => {
             let progress = |share: f64| (options.progress)(share * READING);
-            let log = logs::read(path, options.pool.as_deref(), &progress)?;
+            let known: Vec<Box<str>> = configuration.iter().flatten().map(|one| one.pool.clone()).collect();
+            let log = logs::read(path, options.pool.as_deref(), &known, &progress)?;
             let (pool, of_log) = (options.pool.as_deref(), log.pool.as_deref());
             let configured = configuration.map(|all| Configured::choose(all, pool, of_log)).transpose()?;
+            if let (Some(pool), None, None) = (&options.pool, &configured, &log.pool) {
+                return Err(SimulateError::NoPools { pool: pool.clone() });
+            }
             (replay::scenario(log, file_name(path), configured.as_ref(), &options), configured)
         }
     };
+    let mut scenario = scenario;
+    scenario.assumed.extend(configured.as_ref().and_then(|configured| configured.left_out).map(str::to_owned));
     let results = play(scenario, configured, &options);
     (options.progress)(1.0);
     Ok(Simulated { table: table::text(&results), html: report::html(&results) })

@@ -42,7 +42,14 @@ pub(super) const MEANINGS: [(&str, &str); 6] = [
 ];
 
 fn free(name: &str, balance: Balance) -> PolicyModel {
-    PolicyModel { name: name.into(), balance, pins: None, warm_up: Duration::ZERO, store_round_trip: Duration::ZERO }
+    PolicyModel {
+        name: name.into(),
+        balance,
+        is_hashed: false,
+        pins: None,
+        warm_up: Duration::ZERO,
+        store_round_trip: Duration::ZERO,
+    }
 }
 
 fn pinned(name: &str, kind: PinKind) -> PolicyModel {

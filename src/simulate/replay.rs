@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::configured::{self, Configured};
 use super::logs::{Format, LeftOut, Log, Logged};
 use super::table::grouped;
-use super::{DisciplineChoice, MOST_CAPACITY, Measured, Options, Scenario};
+use super::{CAPACITY, DisciplineChoice, MOST_CAPACITY, Measured, Options, Scenario};
 use crate::clock::Moment;
 use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, ServerModel};
 
@@ -27,9 +27,14 @@ pub(super) fn scenario(log: Log, title: String, configured: Option<&Configured>,
     let guessed: Vec<Box<str>> = (1..=SERVERS).map(|number| format!("server-{number}").into()).collect();
     let names = if named.is_empty() { &guessed } else { &named };
     let mut servers = configured::servers(configured, names, Discipline::Fifo, options);
+    let told = if options.capacity.is_none() && !named.is_empty() { tell_capacities(&log, &mut servers) } else { None };
     let (discipline, why) = discipline(&log, &servers, options);
     servers.iter_mut().for_each(|server| server.discipline = discipline);
-    let mut assumed = vec![account(&log), sessions(&log), configured::assumption(&servers, options, &why)];
+    let capacities = match told {
+        Some(told) => format!("{told}, {why}."),
+        None => configured::assumption(&servers, options, &why),
+    };
+    let mut assumed = vec![account(&log), sessions(&log), capacities];
     assumed.push(demands_note(&log, &named, configured.is_some()));
     assumed.extend(strangers(&named, configured));
     let (arrivals, _) = arrivals(&log, &servers, Some(discipline), options);
@@ -51,6 +56,57 @@ fn names_of_servers(log: &Log) -> Vec<Box<str>> {
     let names = numbers.filter_map(|number| log.servers.get(usize::from(number)));
     let sorted: BTreeSet<&str> = names.map(|name| &**name).collect();
     sorted.into_iter().map(Box::from).collect()
+}
+
+/// Gives servers the capacity that the log tells: where more at once took longer, or where none did, the most that there
+/// were at once. Says so.
+fn tell_capacities(log: &Log, servers: &mut [ServerModel]) -> Option<String> {
+    let came = Came::of(&log.exchanges);
+    let unknown = Known { capacity: 0, discipline: None, speed: 1.0 };
+    let (_, demands) = derive(log, &came, &vec![unknown; log.servers.len()]);
+    let most = most_at_once(log, &came);
+    let number = |server: &ServerModel| log.servers.iter().position(|name| *name == server.name);
+    let mut told: Vec<u32> = servers.iter().filter_map(|server| demands.capacity(number(server)?)).collect();
+    told.sort_unstable();
+    // Who was never beyond what it can do is taken to be like those that were.
+    let alike = told.get(told.len() / 2).copied();
+    for server in servers.iter_mut() {
+        let Some(number) = number(server) else { continue };
+        let most_seen = || most[number].max(CAPACITY);
+        let capacity = demands.capacity(number).or(alike).unwrap_or_else(most_seen);
+        server.capacity = capacity.clamp(1, MOST_CAPACITY);
+    }
+    let known: Vec<u32> =
+        servers.iter().filter(|server| number(server).is_some()).map(|server| server.capacity).collect();
+    let spread = spread(&known)?;
+    let why = match told.len() {
+        0 => "the most that the log has, as none ever had more than it can do (--capacity says another)".to_owned(),
+        some if some == known.len() => "as the log tells".to_owned(),
+        some => format!("as the log tells of {some} of them, and the others are taken to be like those"),
+    };
+    Some(format!("A server serves {spread} at full speed at once: {why}"))
+}
+
+/// The least and the most of some numbers.
+fn spread(numbers: &[u32]) -> Option<String> {
+    let (least, most) = (numbers.iter().min()?, numbers.iter().max()?);
+    Some(if least == most { format!("{least}") } else { format!("{least} to {most}") })
+}
+
+/// The most exchanges that each server of the log had at once.
+fn most_at_once(log: &Log, came: &Came) -> Vec<u32> {
+    let mut turns: Vec<(Moment, bool, usize)> = Vec::new();
+    for observed in observed(log, came) {
+        // Who ends makes room for who begins at the same moment.
+        turns.extend([(observed.begun, true, observed.server), (observed.ended, false, observed.server)]);
+    }
+    turns.sort_unstable();
+    let (mut now, mut most) = (vec![0_u32; log.servers.len()], vec![0; log.servers.len()]);
+    for (_, begins, server) in turns {
+        now[server] = if begins { now[server] + 1 } else { now[server].saturating_sub(1) };
+        most[server] = most[server].max(now[server]);
+    }
+    most
 }
 
 /// How the servers work, and how that is known.
@@ -78,9 +134,20 @@ fn arrivals(
     options: &Options<'_>,
 ) -> (Vec<Arrival>, Misfit) {
     let came = Came::of(&log.exchanges);
-    let mut demands = Demands::new(&known(log, servers, discipline, options), BUFFER);
+    let (found, demands) = derive(log, &came, &known(log, servers, discipline, options));
+    let mut arrivals: Vec<Arrival> = found.iter().filter_map(|arrival| restored(log, &came, arrival)).collect();
+    let alone = log.exchanges.iter().filter(|logged| logged.server.is_none());
+    arrivals.extend(alone.map(|logged| came.arrival(logged, logged.latency)));
+    // Stable: what comes at one moment stays in the order of the log.
+    arrivals.sort_by_key(|arrival| arrival.at);
+    (arrivals, misfit(log, &demands))
+}
+
+/// The demands of all exchanges whose server is known.
+fn derive(log: &Log, came: &Came, known: &[Known]) -> (Vec<Arrival>, Demands) {
+    let mut demands = Demands::new(known, BUFFER);
     let mut found = Vec::with_capacity(log.exchanges.len());
-    for (turn, observed) in observed(log, &came).into_iter().enumerate() {
+    for (turn, observed) in observed(log, came).into_iter().enumerate() {
         if turn.is_multiple_of(SETTLE_EVERY) {
             demands.settle(observed.begun);
             found.extend(std::iter::from_fn(|| demands.arrival()));
@@ -88,12 +155,7 @@ fn arrivals(
         demands.offer(observed);
     }
     found.extend(demands.finish());
-    let mut arrivals: Vec<Arrival> = found.iter().filter_map(|arrival| restored(log, &came, arrival)).collect();
-    let alone = log.exchanges.iter().filter(|logged| logged.server.is_none());
-    arrivals.extend(alone.map(|logged| came.arrival(logged, logged.latency)));
-    // Stable: what comes at one moment stays in the order of the log.
-    arrivals.sort_by_key(|arrival| arrival.at);
-    (arrivals, misfit(log, &demands))
+    (found, demands)
 }
 
 /// Moments of a log, counted from its first arrival.
@@ -117,7 +179,7 @@ impl Came {
 /// The exchanges of known servers in the order in which those were given them. The key says which one it is.
 fn observed(log: &Log, came: &Came) -> Vec<Observed> {
     let of_server = |(at, logged): (usize, &Logged)| {
-        let begun = came.moment(logged) + logged.before;
+        let begun = came.moment(logged) + logged.queued + logged.connecting;
         let server = usize::from(logged.server?);
         Some(Observed { server, begun, ended: begun + logged.latency, session: logged.session, key: at as u64 })
     };
@@ -135,7 +197,9 @@ fn restored(log: &Log, came: &Came, arrival: &Arrival) -> Option<Arrival> {
 /// What is known of the log's servers, by their numbers: what the model takes them for.
 fn known(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, options: &Options<'_>) -> Vec<Known> {
     let capacities: HashMap<&str, u32> = servers.iter().map(|server| (&*server.name, server.capacity)).collect();
-    let capacity = |name: &str| capacities.get(name).copied().unwrap_or(options.capacity.clamp(1, MOST_CAPACITY));
+    let capacity = |name: &str| {
+        capacities.get(name).copied().unwrap_or(options.capacity.unwrap_or(CAPACITY).clamp(1, MOST_CAPACITY))
+    };
     log.servers.iter().map(|name| Known { capacity: capacity(name), discipline, speed: 1.0 }).collect()
 }
 
@@ -156,8 +220,9 @@ fn misfit(log: &Log, demands: &Demands) -> Misfit {
     sum
 }
 
+/// Connecting is left out, as the model has none of it.
 fn measured(exchanges: &[Logged]) -> Option<Measured> {
-    let mut spans: Vec<Duration> = exchanges.iter().map(|logged| logged.before + logged.latency).collect();
+    let mut spans: Vec<Duration> = exchanges.iter().map(|logged| logged.queued + logged.latency).collect();
     spans.sort_unstable();
     let quantile = |share: f64| spans.get((spans.len().saturating_sub(1) as f64 * share) as usize).copied();
     Some(Measured { p50: quantile(0.5)?, p95: quantile(0.95)?, p99: quantile(0.99)? })
@@ -218,8 +283,8 @@ fn strangers(named: &[Box<str>], configured: Option<&Configured>) -> Option<Stri
 
 #[cfg(test)]
 mod tests {
+    use super::super::Input;
     use super::super::logs::{KnownBy, Unreadable};
-    use super::super::{CAPACITY, Input};
     use super::*;
     use crate::twin::{Model, Outcome};
 
@@ -229,7 +294,7 @@ mod tests {
             pool: None,
             input: Input::Workload(String::new()),
             seed: 1,
-            capacity: CAPACITY,
+            capacity: None,
             discipline,
             progress: &|_| {},
         }
@@ -255,9 +320,9 @@ mod tests {
 
     #[test]
     fn the_waiting_is_taken_out_and_the_arrival_at_the_proxy_stays() {
-        let one_worker = Options { capacity: 1, ..options(DisciplineChoice::Fifo) };
+        let one_worker = Options { capacity: Some(1), ..options(DisciplineChoice::Fifo) };
         let mut second = logged(1_005_000, 15, Some(0));
-        second.before = Duration::from_millis(2);
+        second.queued = Duration::from_millis(2);
         let exchanges = vec![logged(1_000_000, 10, Some(0)), second, logged(1_006_000, 4, Some(1))];
         let scenario = scenario(log(exchanges), "x".to_owned(), None, &one_worker);
         let found: Vec<_> = scenario
@@ -293,7 +358,7 @@ mod tests {
             None,
             &["a".into()],
             Discipline::Fifo,
-            &Options { capacity: 1, ..options(DisciplineChoice::Auto) },
+            &Options { capacity: Some(1), ..options(DisciplineChoice::Auto) },
         );
         let policy = super::super::policies::compared(None).remove(1);
         let mut model = Model::new(&servers, policy, 1);
@@ -315,7 +380,7 @@ mod tests {
     #[test]
     fn a_log_of_fifo_servers_is_known_for_one_and_its_latencies_come_out_again() {
         let (log, outcome) = played();
-        let one_worker = Options { capacity: 1, ..options(DisciplineChoice::Auto) };
+        let one_worker = Options { capacity: Some(1), ..options(DisciplineChoice::Auto) };
         let scenario = scenario(log, "x".to_owned(), None, &one_worker);
         assert_eq!(scenario.servers[0].discipline, Discipline::Fifo, "{:?}", scenario.assumed);
         let policy = super::super::policies::compared(None).remove(1);

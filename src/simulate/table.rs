@@ -17,8 +17,11 @@ pub(super) const COLUMNS: [(&str, &str); 12] = [
     ("Jain", "Jain's fairness of the same loads; 1 is even"),
     ("kept", "share of requests with a pin that their own server served"),
     ("moves", "requests with a pin that another server served"),
-    ("T90", "how long servers that joined waited for 90 % of their fair share"),
-    ("lost", "sessions whose state went with the server that they were hard-pinned to"),
+    (
+        "T90",
+        "how long servers that joined waited for 90 % of their fair share, taken over a second, so hardly ever less than that",
+    ),
+    ("lost", "sessions that a server which went had been given by hard pins, ended ones too: their state went with it"),
     ("refused", "requests that no server took"),
     ("failed", "requests whose server died under them"),
 ];

@@ -11,7 +11,7 @@ fn options(input: Input, seed: u64) -> Options<'static> {
         pool: None,
         input,
         seed,
-        capacity: CAPACITY,
+        capacity: None,
         discipline: DisciplineChoice::Auto,
         progress: &|_| {},
     }
@@ -19,7 +19,7 @@ fn options(input: Input, seed: u64) -> Options<'static> {
 
 fn workload(name: &str, seed: u64) -> Options<'static> {
     // One worker each: the fewest requests that a workload has.
-    Options { capacity: 1, ..options(Input::Workload(name.to_owned()), seed) }
+    Options { capacity: Some(1), ..options(Input::Workload(name.to_owned()), seed) }
 }
 
 /// Requests of some sessions on two servers, in our own format.

@@ -8,7 +8,7 @@
 //!
 //! The same arrivals with the same seed give the same outcome, bit for bit: time and chance are given.
 //!
-//! What it does not model: retries, ejections, probes that take their time, and clients that wait for an answer before
+//! What it does not model: slow start, rebalancing, retries, ejections, probes that take their time, and clients that wait for an answer before
 //! they ask again. Arrivals are open loop.
 
 mod books;
@@ -65,6 +65,9 @@ pub struct ServerModel {
 pub struct PolicyModel {
     pub name: Box<str>,
     pub balance: Balance,
+    /// Where there are pins: a request's key says by itself where it belongs, as a header or an address does, and nothing
+    /// is remembered.
+    pub is_hashed: bool,
     /// None: sessions are anywhere. Some: they are pinned, by these rules.
     pub pins: Option<PinRules>,
     /// What a pinned session's request costs beside its demand on another server than its own, whose caches are cold.
@@ -101,9 +104,9 @@ pub struct Outcome {
     pub kept: u64,
     /// The same, that another server took.
     pub moved: u64,
-    /// The same, of sessions that were new, or had to begin anew because their hard-pinned server was gone.
+    /// The same, of sessions that were new.
     pub placed: u64,
-    /// Sessions that were hard-pinned to a server when it went.
+    /// Sessions that were hard-pinned to a server when it went, those among them that had ended too.
     pub sessions_lost: u64,
     /// Over the servers' mean in flight per unit of weight, backups left out; even where there was no load.
     pub imbalance: Measures,

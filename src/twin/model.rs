@@ -294,6 +294,9 @@ impl Model {
         if self.policy.pins.is_none() {
             return Preference::None(NoneWhy::NotSticky);
         }
+        if self.policy.is_hashed {
+            return Preference::Hashed { key: arrival.key };
+        }
         let pinned = arrival.session.and_then(|session| Some((self.pins.recall(session)?, session)));
         match pinned {
             Some((server, session)) => Preference::Pinned { server, session },
@@ -326,12 +329,12 @@ impl Model {
         self.note_load(server);
     }
 
-    /// A session whose hard-pinned server is gone has lost what was there: wherever it goes, it begins anew.
     fn count_verdict(&mut self, request: &Request, verdict: Verdict) {
-        let Some(pins) = self.policy.pins.filter(|_| request.arrival.session.is_some()) else { return };
+        if self.policy.pins.is_none() || request.arrival.session.is_none() {
+            return;
+        }
         match verdict {
             Verdict::Kept | Verdict::Waited => self.books.kept += 1,
-            Verdict::Moved(MovedWhy::Down) if pins.kind == PinKind::Hard => self.books.placed += 1,
             Verdict::Moved(_) => self.books.moved += 1,
             Verdict::New(_) => self.books.placed += 1,
             Verdict::None(_) | Verdict::Refused(_) => {}
@@ -363,7 +366,8 @@ impl Model {
 
     /// The answer has a cookie, where the session belongs to another server from now on. At a momentary cap it does not.
     fn pin(&mut self, exchange: &Exchange) {
-        let Some(session) = exchange.request.arrival.session.filter(|_| self.policy.pins.is_some()) else { return };
+        let remembers = self.policy.pins.is_some() && !self.policy.is_hashed;
+        let Some(session) = exchange.request.arrival.session.filter(|_| remembers) else { return };
         match exchange.verdict {
             Verdict::Moved(MovedWhy::Full) => {}
             Verdict::New(_) | Verdict::Moved(_) => self.pins.pin(session, exchange.server),

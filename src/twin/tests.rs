@@ -35,6 +35,7 @@ fn servers(count: usize, discipline: Discipline, capacity: u32) -> Vec<ServerMod
 
 fn policy(pins: Option<PinRules>) -> PolicyModel {
     PolicyModel {
+        is_hashed: false,
         name: "shop".into(),
         balance: Balance::P2c,
         pins,
@@ -264,12 +265,28 @@ fn a_server_that_dies_fails_what_it_has_and_loses_its_sessions() {
     let (seen, hard) = settled(&two, policy(Some(HARD)), &arrivals);
     assert_eq!(seen, [(0, 0, 10), (0, 5, 20), (1, 300, 310), (1, 320, 330), (1, 400, 410)]);
     assert_eq!((hard.requests, hard.failed, hard.refused, hard.latency.count()), (8, 3, 0, 5));
-    assert_eq!((hard.sessions_lost, hard.placed, hard.kept, hard.moved), (2, 4, 4, 0));
+    assert_eq!((hard.sessions_lost, hard.placed, hard.kept, hard.moved), (2, 2, 4, 2));
     let soft = outcome(&two, policy(Some(SOFT)), arrivals);
     assert_eq!((soft.sessions_lost, soft.failed, soft.placed), (0, 3, 2));
     let fails = PinRules { when_unavailable: WhenUnavailable::Fail, ..HARD };
     let refused = outcome(&two, policy(Some(fails)), arrivals);
     assert_eq!((refused.sessions_lost, refused.refused), (2, 3), "their cookies still name who is gone");
+}
+
+#[test]
+fn a_key_that_says_where_it_belongs_is_remembered_nowhere() {
+    let mut two = servers(2, Discipline::Sharing, 4);
+    let arrivals = |from: u64| (1..=100).map(move |key| arrival(from + 10 * key, key, 1));
+    let hashed = || PolicyModel { is_hashed: true, ..policy(Some(HARD)) };
+    let whole = outcome(&two, hashed(), arrivals(10).chain(arrivals(2_000)));
+    let of_all = whole.servers.iter().map(|server| server.requests).collect::<Vec<_>>();
+    assert!(of_all.iter().all(|requests| *requests > 60), "{of_all:?}");
+    // The second joins between the two rounds: what is its own goes there at once.
+    two[1].from = milli(1_500);
+    let joined = outcome(&two, hashed(), arrivals(10).chain(arrivals(2_000)));
+    assert_eq!(joined.servers[1].requests * 2, of_all[1]);
+    let pinned = outcome(&two, policy(Some(HARD)), arrivals(10).chain(arrivals(2_000)));
+    assert_eq!(pinned.servers[1].requests, 0, "cookies say another thing");
 }
 
 #[test]
@@ -305,7 +322,7 @@ fn who_waits_for_a_server_that_goes_is_not_forgotten() {
     let arrivals = [arrival(0, 1, 10), arrival(200, 1, 100), arrival(210, 1, 100), arrival(220, 1, 100)];
     let (seen, outcome) = settled(&two, policy(Some(rules)), &arrivals);
     assert_eq!(seen, [(0, 0, 10), (1, 250, 350), (1, 250, 350)]);
-    assert_eq!((outcome.failed, outcome.sessions_lost, outcome.placed), (1, 1, 3));
+    assert_eq!((outcome.failed, outcome.sessions_lost, outcome.placed, outcome.moved), (1, 1, 1, 2));
     assert_eq!(outcome.requests, outcome.latency.count() + outcome.failed);
 }
 

@@ -30,6 +30,7 @@ mod session_admin;
 mod session_api;
 mod sessions;
 mod shared_store;
+mod simulate;
 mod stateless;
 mod sticky;
 mod stores;

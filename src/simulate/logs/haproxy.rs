@@ -36,7 +36,8 @@ pub(super) fn read(line: &str) -> Read<'_> {
     let cookie = [sent, set].into_iter().find(|cookie| *cookie != "-");
     Ok(Line::of(Exchange {
         at: At::Came(at.saturating_add(request.clamp(0, i64::from(i32::MAX)) * 1_000)),
-        before: span(queue.saturating_add(connect) as f64, 1_000.0)?,
+        queued: span(queue as f64, 1_000.0)?,
+        connecting: span(connect as f64, 1_000.0)?,
         latency: span(response as f64, 1_000.0)?,
         pool: Some(Cow::Borrowed(pool)),
         server: Some(Cow::Borrowed(server)),
@@ -45,11 +46,15 @@ pub(super) fn read(line: &str) -> Read<'_> {
     }))
 }
 
+/// Bytes in which a moment has to end: a hostile line has brackets without end.
+const LONGEST_MOMENT: usize = 40;
+
 /// The client's address, the moment, and what follows.
 fn opening(line: &str) -> Option<(&str, i64, &str)> {
     line.match_indices(" [").find_map(|(open, _)| {
         let (before, after) = (line.get(..open)?, line.get(open + 2..)?);
-        let (moment, rest) = after.split_once("] ")?;
+        let end = after.bytes().take(LONGEST_MOMENT).position(|byte| byte == b']')?;
+        let (moment, rest) = (after.get(..end)?, after.get(end + 1..)?.strip_prefix(' ')?);
         // With a zone it would be another program's.
         let at = stamp::common_log(moment).filter(|_| !moment.contains(' '))?;
         let (address, port) = before.rsplit(' ').next()?.rsplit_once(':')?;
@@ -90,7 +95,10 @@ mod tests {
         let read = exchange(GOOD);
         // 2009-02-06 12:14:14.655, and the request was complete 10 ms later.
         assert_eq!(read.at, At::Came(1_233_922_454_665_000));
-        assert_eq!((read.before, read.latency), (Duration::from_millis(35), Duration::from_millis(69)));
+        assert_eq!(
+            (read.queued + read.connecting, read.latency),
+            (Duration::from_millis(35), Duration::from_millis(69))
+        );
         assert_eq!((read.pool.as_deref(), read.server.as_deref()), (Some("static"), Some("srv1")));
         assert_eq!((read.session, read.client), (None, stands_for("10.0.1.2")));
     }

@@ -24,8 +24,10 @@ pub(super) enum Line<'a> {
 #[derive(Debug, PartialEq)]
 pub(super) struct Exchange<'a> {
     pub at: At,
-    /// How long it was under way here before the server had it.
-    pub before: Duration,
+    /// How long it waited in a line of the proxy.
+    pub queued: Duration,
+    /// And then for a connection to the server, where the log tells the two apart.
+    pub connecting: Duration,
     /// How long the server took.
     pub latency: Duration,
     pub pool: Option<Cow<'a, str>>,
@@ -54,7 +56,7 @@ words! {
         Tunnel = "tunnels",
         TooLong = "longer than an hour",
         OtherPool = "of other pools",
-        FarAway = "more than 31 days from the first",
+        FarAway = "more than 31 days from the middle one",
         TooMany = "past the first 2,000,000",
     }
 }
@@ -67,7 +69,7 @@ pub(super) fn span(value: f64, per_second: f64) -> Result<Duration, &'static str
 impl<'a> Line<'a> {
     /// The exchange, unless it took so long that it is none.
     pub(super) fn of(exchange: Exchange<'a>) -> Self {
-        let too_long = exchange.latency > LONGEST || exchange.before > LONGEST;
+        let too_long = [exchange.latency, exchange.queued, exchange.connecting].iter().any(|span| *span > LONGEST);
         if too_long { Line::LeftOut(LeftOut::TooLong) } else { Line::Exchange(exchange) }
     }
 }

@@ -75,8 +75,9 @@ pub(super) struct Log {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Logged {
     pub came: i64,
-    /// From coming to the server's having it.
-    pub before: Duration,
+    /// From coming to the server's having it: in a line of the proxy, and then for a connection.
+    pub queued: Duration,
+    pub connecting: Duration,
     pub latency: Duration,
     pub server: Option<u16>,
     pub session: Option<u64>,
@@ -90,7 +91,7 @@ impl Logged {
     /// An exchange that did not wait at the proxy.
     pub(super) fn new(came: i64, latency: Duration, server: Option<u16>, session: Option<u64>) -> Self {
         let key = session.unwrap_or_default();
-        Logged { came, before: Duration::ZERO, latency, server, session, key, pool: None }
+        Logged { came, queued: Duration::ZERO, connecting: Duration::ZERO, latency, server, session, key, pool: None }
     }
 }
 
@@ -136,7 +137,12 @@ fn shown(text: &str) -> String {
 
 /// Reads the file, of which only `pool` is wanted; without that, the pool with the most exchanges is.
 /// `progress` hears the share that has been read.
-pub(super) fn read(path: &Path, pool: Option<&str>, progress: &dyn Fn(f64)) -> Result<Log, SimulateError> {
+pub(super) fn read(
+    path: &Path,
+    pool: Option<&str>,
+    known: &[Box<str>],
+    progress: &dyn Fn(f64),
+) -> Result<Log, SimulateError> {
     let failed = |error| SimulateError::Read { path: path.to_owned(), error };
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len().max(1);
@@ -145,7 +151,7 @@ pub(super) fn read(path: &Path, pool: Option<&str>, progress: &dyn Fn(f64)) -> R
         done += bytes as u64;
         progress((done as f64 / size as f64).min(1.0));
     };
-    gather(BufReader::new(file), heard).map_err(failed)?.finish(path, pool)
+    gather(BufReader::new(file), heard).map_err(failed)?.finish(path, pool, known)
 }
 
 /// Takes in all lines.
@@ -185,7 +191,6 @@ struct Gathered {
     pools: Names,
     /// With the moment as the line has it, and the client: who knows yet what sessions are known by?
     found: Vec<(At, u64, Logged)>,
-    first: Option<i64>,
     left_out: [u64; LeftOut::ALL.len()],
     unreadable: Unreadable,
 }
@@ -259,10 +264,6 @@ impl Gathered {
     /// Keeps an exchange, or says why it does not take part.
     fn add(&mut self, exchange: Exchange<'_>) -> Result<Option<LeftOut>, &'static str> {
         let (At::Came(moment) | At::Ended(moment) | At::EndedInSecond(moment)) = exchange.at;
-        let first = *self.first.get_or_insert(moment);
-        if moment.abs_diff(first) > MOST_SPAN.unsigned_abs() {
-            return Ok(Some(LeftOut::FarAway));
-        }
         if self.found.len() >= MOST_EXCHANGES {
             return Ok(Some(LeftOut::TooMany));
         }
@@ -270,7 +271,8 @@ impl Gathered {
         let pool = exchange.pool.map(|name| self.pools.number(&name)).transpose()?;
         let logged = Logged {
             came: moment,
-            before: exchange.before,
+            queued: exchange.queued,
+            connecting: exchange.connecting,
             latency: exchange.latency,
             server,
             session: exchange.session,
@@ -281,7 +283,7 @@ impl Gathered {
         Ok(None)
     }
 
-    fn finish(mut self, path: &Path, wanted: Option<&str>) -> Result<Log, SimulateError> {
+    fn finish(mut self, path: &Path, wanted: Option<&str>, known: &[Box<str>]) -> Result<Log, SimulateError> {
         let file = super::file_name(path);
         if self.lines == 0 {
             return Err(SimulateError::EmptyLog { file });
@@ -290,7 +292,8 @@ impl Gathered {
             let first = self.unreadable.examples.first().map(|example| example.text.clone()).unwrap_or_default();
             return Err(SimulateError::NoFormat { file, first });
         };
-        let pool = self.only_pool(wanted);
+        self.leave_out_what_is_far_away();
+        let pool = self.only_pool(wanted, known);
         if self.found.is_empty() {
             return Err(SimulateError::NothingToReplay { file, why: self.why_nothing(wanted) });
         }
@@ -313,13 +316,29 @@ impl Gathered {
     }
 
     /// Leaves the exchanges of one pool; says which.
-    fn only_pool(&mut self, wanted: Option<&str>) -> Option<Box<str>> {
+    /// A line with an odd date, be it the first, must not cost the others.
+    fn leave_out_what_is_far_away(&mut self) {
+        let mut moments: Vec<i64> = self.found.iter().map(|(_, _, logged)| logged.came).collect();
+        if moments.is_empty() {
+            return;
+        }
+        let middle = moments.len() / 2;
+        let middle = *moments.select_nth_unstable(middle).1;
+        let before = self.found.len();
+        self.found.retain(|(_, _, logged)| logged.came.abs_diff(middle) <= MOST_SPAN.unsigned_abs());
+        self.left_out[LeftOut::FarAway.index()] += (before - self.found.len()) as u64;
+    }
+
+    /// Keeps the exchanges of one pool: the one wanted, else the busiest, of those that the configuration knows if it knows
+    /// any.
+    fn only_pool(&mut self, wanted: Option<&str>, known: &[Box<str>]) -> Option<Box<str>> {
         let mut counts = vec![0_u64; self.pools.list.len()];
         for pool in self.found.iter().filter_map(|(_, _, logged)| logged.pool) {
             counts[usize::from(pool)] += 1;
         }
         // Of two that are equal the first named.
-        let busiest = (0..counts.len()).rev().max_by_key(|at| counts[*at])?;
+        let is_known = |at: &usize| counts[*at] > 0 && known.contains(&self.pools.list[*at]);
+        let busiest = (0..counts.len()).rev().max_by_key(|at| (is_known(at), counts[*at]))?;
         let chosen = match wanted {
             Some(name) => self.pools.list.iter().position(|known| **known == *name),
             None => Some(busiest),

@@ -38,7 +38,8 @@ pub(super) fn read(line: &str) -> Read<'_> {
     let whole = At::EndedInSecond(combined.at);
     Ok(Line::of(Exchange {
         at: extra.moment.and_then(stamp::unix_seconds).map_or(whole, At::Ended),
-        before: Duration::ZERO,
+        queued: Duration::ZERO,
+        connecting: Duration::ZERO,
         latency,
         pool: None,
         server: extra.server.map(last).filter(|server| !matches!(*server, "" | "-")).map(Cow::Borrowed),
@@ -106,12 +107,14 @@ impl<'a> Extra<'a> {
     }
 
     fn take(&mut self, label: Label<'_>, value: &'a str) {
-        let is_time = is_seconds(value);
-        let is_last_time = is_seconds(last(value)) || (value == "-" && label == Label::Bare);
+        // nginx writes times with decimals: what has no label and none of them is a length, a port, a count.
+        let is_time = is_seconds(value) && value.contains('.');
+        let is_last_time =
+            (is_seconds(last(value)) && last(value).contains('.')) || (value == "-" && label == Label::Bare);
         let place = match label {
             Label::Named("rt" | "request_time") => &mut self.request_time,
             Label::Named("urt" | "upstream_response_time") => &mut self.upstream_time,
-            Label::Named("upstream" | "upstream_addr") => &mut self.server,
+            Label::Named("upstream" | "upstream_addr" | "ua") => &mut self.server,
             Label::Named("session" | "cookie" | "sid") => &mut self.session,
             Label::Named("msec") => &mut self.moment,
             Label::Named(_) => return,

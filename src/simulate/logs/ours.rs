@@ -22,7 +22,8 @@ pub(super) fn read(line: &str) -> Read<'static> {
     let Some(server) = server.filter(|_| !latency.is_zero()) else { return Ok(Line::LeftOut(LeftOut::NoServer)) };
     Ok(Line::of(Exchange {
         at: At::Came(came),
-        before: millis(&fields, "queue_ms")?.unwrap_or(Duration::ZERO),
+        queued: millis(&fields, "queue_ms")?.unwrap_or(Duration::ZERO),
+        connecting: Duration::ZERO,
         latency,
         pool: text(&fields, "pool").map(|pool| Cow::Owned(pool.to_owned())),
         server: Some(Cow::Owned(server.to_owned())),
@@ -60,7 +61,7 @@ mod tests {
         assert_eq!(exchange.at, At::Came(1_700_000_000_000_042));
         assert_eq!(exchange.latency, Duration::from_micros(12_345));
         assert_eq!((exchange.pool.as_deref(), exchange.server.as_deref()), (Some("shop"), Some("shop-1")));
-        assert_eq!((exchange.session, exchange.before), (Some(255), Duration::ZERO));
+        assert_eq!((exchange.session, exchange.queued), (Some(255), Duration::ZERO));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn read_log(text: &[u8], pool: Option<&str>) -> Result<Log, SimulateError> {
-    gather(text, |_| {}).unwrap().finish(Path::new("/somewhere/else/access.log"), pool)
+    gather(text, |_| {}).unwrap().finish(Path::new("/somewhere/else/access.log"), pool, &[])
 }
 
 fn ours(second: u32, pool: &str, server: &str, session: &str) -> String {
