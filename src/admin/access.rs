@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use data_encoding::BASE64URL_NOPAD;
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 
 use crate::clock::Wall;
 use crate::headers;
@@ -31,7 +31,10 @@ pub(super) fn check_origin<B>(
     // A page could hold all streams open, though it may not read them.
     let safe = only_reads && request.uri().path() != super::STREAM;
     let own = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
-    if !safe && text(header::ORIGIN).is_some_and(|origin| !own(origin)) {
+    // A frame says no origin, but where it is from.
+    let is_foreign =
+        text(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site != "same-origin" && site != "none");
+    if !safe && (is_foreign || text(header::ORIGIN).is_some_and(|origin| !own(origin))) {
         return Err("The request comes from another origin.");
     }
     Ok(())

@@ -261,9 +261,8 @@ const DASHBOARD_POLICY: &str = "default-src 'none'; script-src 'self'; style-src
 fn dashboard(path: &str) -> Option<Reply> {
     let (_, content_type, text) = DASHBOARD.into_iter().find(|(own, ..)| *own == path)?;
     let mut response = reply(StatusCode::OK, content_type, text);
-    let fields: [(HeaderName, &str); 4] = [
+    let fields: [(HeaderName, &str); 3] = [
         (header::CONTENT_SECURITY_POLICY, DASHBOARD_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ];
@@ -291,6 +290,7 @@ fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

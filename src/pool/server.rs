@@ -47,9 +47,9 @@ impl Server {
         self.state.wishes.adopt_weight(self.settings.weight);
     }
 
-    /// How its drain goes. Past the deadline no session remains, by definition.
+    /// How its drain goes. In maint, and past the deadline, no session remains, by definition.
     pub fn countdown(&self, now: Moment, window: Duration) -> Countdown {
-        if self.state.wishes.is_past_deadline(now) {
+        if self.state.wishes.effective() == Wish::Maint || self.state.wishes.is_past_deadline(now) {
             return Countdown { remaining: 0, half_life: None, eta: None };
         }
         self.state.sessions.countdown(now, window)

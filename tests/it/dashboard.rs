@@ -242,6 +242,7 @@ fn it_asks_for_the_token_and_says_when_the_proxy_is_gone() {
     std::fs::write(proxy.path().join("admin.token"), "another token of many bytes").unwrap();
     assert!(proxy.reload(&configuration));
     eventually("the new token is asked for", is_asked);
+    assert_eq!(browser.text("login-problem"), "", "nobody is told that the browser had not kept the login");
     log_in("another token of many bytes");
     eventually("it is live again", || is_live(&browser));
     let directory = proxy.kill();

@@ -81,6 +81,13 @@ class Views {
   }
 
   show(items, keyOf, update) {
+    // First what has gone: what is moved in the page loses the keyboard's focus.
+    const wanted = new Set(items.map(keyOf));
+    for (const [key, view] of this.views) {
+      if (wanted.has(key)) continue;
+      view.root.remove();
+      this.views.delete(key);
+    }
     const keys = new Set();
     let before = null;
     for (const item of items) {
@@ -93,11 +100,6 @@ class Views {
       if (place !== view.root) this.parent.insertBefore(view.root, place);
       before = view.root;
       update(view, item);
-    }
-    for (const [key, view] of this.views) {
-      if (keys.has(key)) continue;
-      view.root.remove();
-      this.views.delete(key);
     }
   }
 }
@@ -273,6 +275,8 @@ function makeCounter() {
 
 function showCounter(view, what, total, time) {
   const { ring } = view;
+  // Counters come with their first event: a snapshot ago there was none.
+  if (ring.count === 0 && shownAt !== null && shownAt < time) ring.push([shownAt, 0]);
   if (ring.count > 0 && (total < ring.at(0, 1) || time <= ring.at(0, 0))) ring.clear();
   ring.push([time, total]);
   put(view.what, what);
@@ -324,7 +328,7 @@ function showBar(bar, mark, value, load, scale, server) {
 /** Why it is not simply up. */
 function reasonsOf(server) {
   const reasons = [];
-  if (server.pinned !== 'eligible') reasons.push(`nobody goes there: ${server.pinned}`);
+  if (server.pinned !== 'eligible' && server.pinned !== 'full') reasons.push(`nobody goes there: ${server.pinned}`);
   else if (server.newcomers !== 'eligible') reasons.push(`no newcomers: ${server.newcomers}`);
   if (server.wish !== 'ready') reasons.push(`the operator wants ${server.wish}`);
   const { wish, weight_percent: share } = server.own_word ?? {};
@@ -334,9 +338,10 @@ function reasonsOf(server) {
   return reasons.join('; ');
 }
 
-function drainText({ drain, deadline_s: deadline }) {
+function drainText({ drain, deadline_s: deadline, in_flight: inFlight }) {
   if (!drain) return '';
   if (drain.safe_to_stop) return 'Nothing is left on it: safe to stop.';
+  if (drain.remaining === 0) return `No session remains; ${count(inFlight)} in flight.`;
   const parts = [`${count(drain.remaining)} ${drain.remaining === 1 ? 'session remains' : 'sessions remain'}`];
   if (drain.eta_s != null) parts.push(`about ${span(drain.eta_s)} to go`);
   if (drain.half_life_s != null) parts.push(`half of them leave in ${span(drain.half_life_s)}`);
@@ -369,7 +374,9 @@ function showServer(pool, view, server, scales) {
   if (!before) return;
   const name = `${pool}/${server.name}`;
   if (before.state !== server.state) happened(`${name}: ${before.state}, now ${server.state}`);
-  if (before.weight !== server.weight) happened(`${name}: weight ${before.weight}, now ${server.weight}`);
+  // What a server says of its own weight may change with each probe.
+  const saysTheSame = before.own_word?.weight_percent === server.own_word?.weight_percent;
+  if (saysTheSame && before.weight !== server.weight) happened(`${name}: weight ${before.weight}, now ${server.weight}`);
   if (server.drain?.safe_to_stop && before.drain && !before.drain.safe_to_stop) happened(`${name}: safe to stop`);
 }
 
@@ -410,9 +417,8 @@ function showPool(view, pool, time) {
   put(view.note, rebalances ? `rebalancing for ${span(pool.rebalancing_s)}` : '');
   reveal(view.note, rebalances);
   const sum = (of) => servers.reduce((all, server) => all + of(server), 0);
-  put(view.requests, count(pool.requests_per_second));
   put(view.flight, count(sum((server) => server.in_flight)));
-  put(view.takers, `${servers.filter((server) => server.newcomers === 'eligible').length} of ${servers.length}`);
+  put(view.takers, `${takersOf(servers).filter((server) => server.newcomers === 'eligible').length} of ${servers.length}`);
   put(view.sessions, count(sum((server) => server.sessions)));
   reveal(view.sessionsTile, pool.mode !== 'none');
   const flight = scaleOf(servers, (server) => server.in_flight);
@@ -438,6 +444,8 @@ function showSessionEvents(view, events, time) {
 
 function drawPool(view) {
   const { ring } = view;
+  const since = ring.at(0, TIME) - ring.at(ring.before(0, WINDOW), TIME);
+  put(view.requests, since > 0 ? count(ring.growth(0, ANSWERS, WINDOW) / since) : '–');
   put(view.errors, percent(ring.growth(0, FAILURES, WINDOW) / ring.growth(0, ANSWERS, WINDOW)));
   drawImbalance(view, ring);
   drawVerdicts(view, ring);
@@ -510,6 +518,8 @@ const stores = new Views(byId('stores'), () => copy('store-template'));
 const protect = new Views(byId('protect'), makeCounter);
 const limits = new Views(byId('limits'), makeCounter);
 let ready = null;
+/** The time of the snapshot before. */
+let shownAt = null;
 
 /** Shows one snapshot. */
 function show(snapshot) {
@@ -529,6 +539,7 @@ function show(snapshot) {
   const title = away > 0 ? `${away} not up · steadfast` : 'steadfast';
   if (document.title !== title) document.title = title;
   announce();
+  shownAt = time;
 }
 
 function showReadiness(now) {
@@ -560,7 +571,7 @@ function happened(text) {
 function announce() {
   if (unsaid.length === 0) return;
   const said = unsaid.slice(0, 5).join('. ');
-  put(byId('announcements'), unsaid.length > 5 ? `${said}. And ${unsaid.length - 5} changes more.` : `${said}.`);
+  put(byId('announcements'), unsaid.length > 5 ? `${said}. And ${unsaid.length - 5} more changes.` : `${said}.`);
   unsaid = [];
 }
 
@@ -574,8 +585,13 @@ class Refused extends Error {
   }
 }
 
-async function call(method, path, body) {
-  const options = { method, cache: 'no-store', credentials: 'same-origin' };
+/** How long an answer is waited for, in milliseconds. */
+const PATIENCE = 10_000;
+
+async function call(method, path, body, stop) {
+  const patience = AbortSignal.timeout(PATIENCE);
+  const signal = stop ? AbortSignal.any([stop, patience]) : patience;
+  const options = { method, cache: 'no-store', credentials: 'same-origin', signal };
   if (body !== undefined) {
     options.headers = { 'Content-Type': 'application/json' };
     options.body = JSON.stringify(body);
@@ -594,6 +610,7 @@ let retry = 0;
 let watch = 0;
 let attempt = 0;
 let wasLost = false;
+let lastHeard = '';
 
 /** Ends the stream, and every attempt at one. */
 function hangUp() {
@@ -619,7 +636,7 @@ async function connect() {
   if (mine !== attempt) return;
   source = new EventSource('/api/v1/stream');
   source.onmessage = (event) => heard(event.data);
-  source.onerror = () => lost('the stream broke off');
+  source.onerror = () => lost('the stream broke off, or too many are open');
   awaitNext();
 }
 
@@ -631,6 +648,8 @@ function awaitNext() {
 function heard(data) {
   awaitNext();
   pause = 1;
+  loggedIn = false;
+  lastHeard = new Date().toLocaleTimeString();
   reveal(byId('login'), false);
   reveal(byId('live'), true);
   byId('live').classList.remove('stale');
@@ -640,13 +659,21 @@ function heard(data) {
   show(JSON.parse(data));
 }
 
+/** What was known of the proxy says nothing about now. */
+function knowsNothing() {
+  reveal(byId('readiness'), false);
+  document.title = 'not connected · steadfast';
+}
+
 function lost(why) {
   hangUp();
+  knowsNothing();
   byId('live').classList.add('stale');
   if (!wasLost) happened(`Connection lost: ${why}`);
   wasLost = true;
   announce();
-  showConnection('lost', `connection lost (${why}), reconnecting`);
+  const since = lastHeard ? `; figures of ${lastHeard}` : '';
+  showConnection('lost', `connection lost (${why}), reconnecting${since}`);
   retry = setTimeout(connect, 1_000 * pause);
   pause = Math.min(2 * pause, LONGEST_PAUSE);
 }
@@ -664,6 +691,7 @@ let loggedIn = false;
 
 function askForToken() {
   hangUp();
+  knowsNothing();
   reveal(byId('live'), false);
   if (byId('confirmation').open) byId('confirmation').close();
   wasLost = false;
@@ -694,11 +722,16 @@ async function logIn(event) {
 
 // ---- What is wanted of a server
 
+function sessionsOf(server, verb = 'stay') {
+  if (server.sessions === 1) return `Its one session ${verb}s`;
+  return server.sessions == null ? `Its sessions ${verb}` : `Its ${count(server.sessions)} sessions ${verb}`;
+}
+
 const DEEDS = {
   drain: {
     verb: 'Drain', method: 'POST', field: 'deadline', label: 'Deadline', value: () => '',
     hint: 'As 10m or 30s. Empty: as the pool has it configured.',
-    says: (server) => `No new session goes there. Its ${count(server.sessions)} sessions stay until they end, or until the deadline moves them.`,
+    says: (server) => `No new session goes there. ${sessionsOf(server)} there until they end, or until the deadline moves them.`,
     body: (text) => (text === '' ? {} : { deadline: text }),
   },
   ready: {
@@ -708,7 +741,7 @@ const DEEDS = {
   },
   maint: {
     verb: 'Put into maint', method: 'POST',
-    says: (server) => `Nobody goes there any more. Its ${count(server.sessions)} sessions move at once, and what is only in its memory is out of their reach.`,
+    says: (server) => `Nobody goes there any more. ${sessionsOf(server, 'move')} at once, and what is only in its memory is out of their reach.`,
     body: () => ({}),
   },
   weight: {
@@ -724,7 +757,7 @@ let deed = null;
 function openDeed(kind, pool, server) {
   const wanted = DEEDS[kind];
   const servers = `/api/v1/pools/${encodeURIComponent(pool)}/servers`;
-  deed = { ...wanted, path: `${servers}/${encodeURIComponent(server.name)}/${kind}`, name: `${pool}/${server.name}` };
+  deed = { ...wanted, stop: new AbortController(), path: `${servers}/${encodeURIComponent(server.name)}/${kind}`, name: `${pool}/${server.name}` };
   put(byId('deed-title'), `${wanted.verb} ${deed.name}?`);
   put(byId('deed-says'), wanted.says(server));
   reveal(byId('deed-field'), wanted.field !== undefined);
@@ -745,11 +778,14 @@ async function doDeed(event) {
   put(byId('deed-problem'), '');
   byId('deed-do').disabled = true;
   try {
-    await call(mine.method, mine.path, mine.body(text));
-    if (deed === mine) byId('confirmation').close();
+    await call(mine.method, mine.path, mine.body(text), mine.stop.signal);
+    if (deed === mine) {
+      deed = null;
+      byId('confirmation').close();
+    }
   } catch (error) {
     if (error.status === 401) return askForToken();
-    if (deed === mine) put(byId('deed-problem'), error.status ? error.message : 'The proxy does not answer.');
+    if (deed === mine) put(byId('deed-problem'), error.status ? error.message : 'No answer: the proxy is gone, or too many dashboards are open in this browser.');
   } finally {
     if (deed === mine) byId('deed-do').disabled = false;
   }
@@ -758,7 +794,11 @@ async function doDeed(event) {
 byId('login-form').addEventListener('submit', logIn);
 byId('deed-form').addEventListener('submit', doDeed);
 byId('deed-cancel').addEventListener('click', () => byId('confirmation').close());
-byId('confirmation').addEventListener('close', () => (deed = null));
+byId('confirmation').addEventListener('close', () => {
+  // What a browser has not sent yet must not be sent later: nobody wants it any more.
+  deed?.stop.abort();
+  deed = null;
+});
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden) for (const view of pools.views.values()) drawPool(view);
 });
