@@ -1,6 +1,7 @@
 //! Pools and servers as JSON, and with them what is counted, for those who watch.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use prometheus::Registry;
 use prometheus::proto::{Metric, MetricFamily};
@@ -10,8 +11,9 @@ use crate::clock::{Clock, Moment};
 use crate::imbalance::Measures;
 use crate::names::{Ineligible, LongLivedKind};
 use crate::pool::{Imbalance, Server, Wish};
-use crate::runtime::{PoolEntry, Runtime, condition};
+use crate::runtime::{PoolEntry, Runtime, TwinSeat, condition};
 use crate::store::Store;
+use crate::twin::{LiveReport, PolicyReport, Quantiles, ServerReport};
 
 /// All that there is, and when. Counters are since the start of the process: whoever watches takes differences.
 pub(super) fn everything(runtime: &Runtime, registry: &Registry) -> Value {
@@ -128,6 +130,7 @@ fn pool(entry: &PoolEntry) -> Value {
         "imbalance": imbalance(load.actual),
         "shadow_imbalance": imbalance(load.shadow),
         "rebalancing_s": entry.pool.rebalancing().since().map(|since| now.since(since).as_secs_f64()),
+        "twin": entry.twin.as_deref().map_or(Value::Null, |seat| twin(seat, now)),
         "requests_per_second": rounded(load.servers.iter().map(|server| server.requests_per_second).sum()),
         "servers": entry.pool.servers.iter().zip(&entry.targets).enumerate().map(|(at, (server, target))| {
             let mut described = self::server(entry, server, now);
@@ -142,6 +145,46 @@ fn pool(entry: &PoolEntry) -> Value {
         described["store"] = store(&shared.store);
     }
     described
+}
+
+/// What the twin said last; nothing where it has not said anything yet.
+fn twin(seat: &TwinSeat, now: Moment) -> Value {
+    let Some(report) = seat.report() else { return Value::Null };
+    let LiveReport { until, window, exchanges, sampled, left_out, .. } = *report;
+    json!({
+        "age_s": rounded(now.since(until).as_secs_f64()),
+        "window_s": rounded(window.as_secs_f64()),
+        "exchanges": exchanges,
+        "sampled": sampled,
+        "events_dropped": seat.dropped(),
+        "left_out": left_out,
+        "measured": quantiles(report.measured),
+        "fit": report.fit.map(rounded),
+        "doubts": report.doubts.iter().map(|doubt| doubt.as_str()).collect::<Value>(),
+        "policies": report.policies.iter().map(policy).collect::<serde_json::Map<_, _>>(),
+        "servers": report.servers.iter().map(twin_server).collect::<Value>(),
+    })
+}
+
+fn policy(report: &PolicyReport) -> (String, Value) {
+    let mut described = quantiles(report.latency);
+    described["max_over_mean"] = json!(rounded(report.max_over_mean));
+    described["jain"] = json!(rounded(report.jain));
+    described["kept"] = json!(report.kept.map(rounded));
+    (report.policy.as_str().to_owned(), described)
+}
+
+fn quantiles(quantiles: Quantiles) -> Value {
+    let millis = |latency: Duration| rounded(latency.as_secs_f64() * 1e3);
+    json!({ "p50_ms": millis(quantiles.p50), "p95_ms": millis(quantiles.p95), "p99_ms": millis(quantiles.p99) })
+}
+
+fn twin_server(report: &ServerReport) -> Value {
+    json!({
+        "name": &*report.name,
+        "capacity": report.capacity.map(rounded),
+        "discipline": report.discipline.as_str(),
+    })
 }
 
 /// A shared or stateless pool may have soft pins besides.

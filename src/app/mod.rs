@@ -18,7 +18,7 @@ use crate::listener::{self, Endpoint, PerAddress, Spread};
 use crate::metrics::WorkerId;
 use crate::private::Socket;
 use crate::proxy::AccessLogs;
-use crate::runtime::{BuildError, Runtime, Snapshot};
+use crate::runtime::{BuildError, Runtime, Snapshot, Twins};
 use worker::{Command, Handle};
 
 /// Why the process cannot serve, or no longer can.
@@ -79,11 +79,13 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     let logs = AccessLogs::start(&process.access_log, process.workers, Arc::clone(&runtime.metrics));
     let (logs, writer) = logs.map_err(AppError::AccessLog)?.unzip();
     let (workers, done) = start_workers(&runtime, logs.as_ref(), &mut random)?;
+    let twin = Twins::start(&runtime)?;
     listen(&workers, &snapshot, sockets);
     let control = control::Control { runtime: Arc::clone(&runtime), workers, done, logs, random };
     // It must not outlive the reload that replaces it: stores end with the last snapshot that has them.
     drop(snapshot);
     let served = control.run(control::Sockets { admin, scrape, session_api });
+    twin.finish();
     if let Some(writer) = writer {
         writer.finish();
     }

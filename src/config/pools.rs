@@ -23,6 +23,7 @@ use crate::routing::Authority;
 use crate::stateless::Carrier;
 use crate::store;
 use crate::tls::{ClientSettings, ServerName};
+use crate::twin::{Discipline, LiveSettings};
 use crate::upstream::{Address, TargetSettings};
 
 /// Retries that are always allowed, however few requests are in flight.
@@ -120,6 +121,7 @@ fn pool(
         session_window: section.section("drain").duration("idle"),
         slow_start: slow_start(context, section),
         rebalance: rebalance(context, section),
+        twin: twin(&section.section("twin")),
         name: name.value.as_str().into(),
     };
     Some(pool)
@@ -242,6 +244,16 @@ fn rebalance(context: &Context<'_>, pool: &Section<'_>) -> Option<Rate> {
     Some(Rate::new(moves, Duration::from_secs(1), 1))
 }
 
+/// None where it is off. "auto" is no discipline: that is to be found out.
+fn twin(section: &Section<'_>) -> Option<LiveSettings> {
+    section.flag("enabled").then(|| LiveSettings {
+        events_per_second: section.number("events_per_second"),
+        discipline: section.word("discipline", Discipline::from_word),
+        warm_up: section.duration("warm_up"),
+        store_round_trip: section.duration("store_round_trip"),
+    })
+}
+
 fn pin_rules(context: &Context<'_>, section: &Section<'_>) -> PinRules {
     let soft = section.word("pin", |word| Some(word == "soft")).unwrap_or(false);
     if section.has("margin") && !soft {
@@ -333,6 +345,7 @@ fn server_entry(
             max_requests: section.number("max_requests"),
             backup: section.flag("backup"),
         },
+        capacity: section.number("capacity"),
         addresses: resolve_name(context, &address, &written),
         target: TargetSettings {
             address,

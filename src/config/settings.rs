@@ -24,6 +24,7 @@ use crate::rate::Rate;
 use crate::routing::RouteMatch;
 use crate::session::Rules;
 use crate::session::vault::LoginWhen;
+use crate::twin::LiveSettings;
 use crate::upstream::TargetSettings;
 use crate::{listener, probe, stateless, store, tls};
 
@@ -200,6 +201,8 @@ pub struct PoolSettings {
     pub slow_start: Option<Duration>,
     /// `[pool.rebalance] moves_per_second`.
     pub rebalance: Option<Rate>,
+    /// `[pool.twin]`, where it is enabled.
+    pub twin: Option<LiveSettings>,
 }
 
 /// `[pool.shared]`.
@@ -246,6 +249,8 @@ impl SharedSettings {
 pub struct ServerEntry {
     pub settings: ServerSettings,
     pub target: TargetSettings,
+    /// Requests that it serves at full speed at once, for the twin; 0: to be found out.
+    pub capacity: u32,
     /// What its name resolved to when the file was read.
     pub addresses: Vec<SocketAddr>,
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::vocabulary::{Absent, Kind, tables};
 use super::*;
+use crate::twin::{Discipline, LiveSettings};
 
 fn read(source: &str) -> Result<Loaded, Report> {
     crate::tls::install_provider();
@@ -46,6 +47,34 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(pool.timeouts.between_bytes, None);
     assert_eq!(configuration.listeners[0].settings.times.idle, Duration::from_secs(75));
     assert_eq!(configuration.process.max_connections, 100_000);
+    let twin = pool.twin.unwrap();
+    assert_eq!((twin.events_per_second, twin.discipline), (20_000, None));
+    assert_eq!((twin.warm_up, twin.store_round_trip), (Duration::from_millis(5), Duration::from_millis(1)));
+    assert_eq!(pool.servers[0].capacity, 0);
+}
+
+#[test]
+fn a_twin_is_told_how_servers_work_or_is_off() {
+    let twin = |more: &str| {
+        let source = format!("{}[pool.twin]\n{more}", MINIMAL.replace("\"shop-1\"", "\"shop-1\"\ncapacity = 12"));
+        let mut pools = read(&source).unwrap_or_else(|report| panic!("{}", report.human(false))).configuration.pools;
+        let pool = pools.remove(0);
+        assert_eq!(pool.servers[0].capacity, 12);
+        pool.twin
+    };
+    let known = "discipline = \"fifo\"\nevents_per_second = 500\nwarm_up = \"0s\"\nstore_round_trip = \"3ms\"";
+    let expected = LiveSettings {
+        events_per_second: 500,
+        discipline: Some(Discipline::Fifo),
+        warm_up: Duration::ZERO,
+        store_round_trip: Duration::from_millis(3),
+    };
+    assert_eq!(twin(known), Some(expected));
+    assert_eq!(twin("discipline = \"auto\"").unwrap().discipline, None);
+    assert_eq!(twin("enabled = false"), None);
+    let wrong = format!("{MINIMAL}[pool.twin]\ndiscipline = \"lifo\"\nevents_per_second = 0");
+    assert_complains(&wrong, "\"lifo\" is no value of `discipline`");
+    assert_eq!(complaints(&wrong).len(), 2);
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct LiveGauges {
     store_bytes: Family,
     store_evicted: Family,
     revocations_age: Family,
+    twin_latency: Family,
+    twin_fit: Family,
+    twin_dropped: Family,
 }
 
 impl LiveGauges {
@@ -59,6 +62,18 @@ impl LiveGauges {
             revocations_age: Family::gauge(
                 "steadfast_revocations_age_seconds",
                 "For how long revocations of tokens were not read from their store.",
+            ),
+            twin_latency: Family::gauge(
+                "steadfast_twin_latency_seconds",
+                "What the twin says the same requests would have taken under a policy.",
+            ),
+            twin_fit: Family::gauge(
+                "steadfast_twin_fit_ratio",
+                "Modelled over measured p99 of the policy in force; the twin is to be trusted from 0.8 to 1.25.",
+            ),
+            twin_dropped: Family::counter(
+                "steadfast_twin_events_dropped_total",
+                "Exchanges that the twin was not told of, as its queue was full.",
             ),
             remaining: Family::gauge(
                 "steadfast_drain_sessions_remaining",
@@ -117,6 +132,24 @@ impl LiveGauges {
         self.revocations_age.value(&[("store", store)], age.as_secs_f64());
     }
 
+    /// What the twin says of a policy: quantiles by name.
+    pub fn twin_latency(&mut self, pool: &str, policy: &str, quantiles: [(&str, Duration); 3]) {
+        for (quantile, latency) in quantiles {
+            let labels = [("pool", pool), ("policy", policy), ("quantile", quantile)];
+            self.twin_latency.value(&labels, latency.as_secs_f64());
+        }
+    }
+
+    /// Modelled over measured p99 of the policy in force.
+    pub fn twin_fit(&mut self, pool: &str, fit: f64) {
+        self.twin_fit.value(&[("pool", pool)], fit);
+    }
+
+    /// Events that the twin missed.
+    pub fn twin_dropped(&mut self, pool: &str, count: u64) {
+        self.twin_dropped.value(&[("pool", pool)], count as f64);
+    }
+
     /// Tunnels and event streams of a server.
     pub fn long_lived(&mut self, pool: &str, server: &str, kind: LongLivedKind, count: u32) {
         self.long_lived.value(&[("pool", pool), ("server", server), ("kind", kind.as_str())], f64::from(count));
@@ -167,6 +200,9 @@ impl LiveGauges {
             self.store_bytes,
             self.store_evicted,
             self.revocations_age,
+            self.twin_latency,
+            self.twin_fit,
+            self.twin_dropped,
         ]
     }
 }

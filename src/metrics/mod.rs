@@ -138,6 +138,13 @@ impl StoreMetrics {
         self.cells.of(worker).took[op.index()].observe(span);
     }
 
+    /// How long operations took on average, if there were any.
+    pub fn mean(&self) -> Option<Duration> {
+        let sum = |of: fn(&DurationCells) -> u64| self.cells.sum(|cells| cells.took.iter().map(of).sum());
+        let (count, nanos) = (sum(DurationCells::count), sum(|took| took.nanos.get()));
+        nanos.checked_div(count).map(Duration::from_nanos)
+    }
+
     /// Counts one that failed.
     pub fn failed(&self, worker: WorkerId, op: StoreOp, fault: StoreFault) {
         self.cells.of(worker).failed[op.index()][fault.index()].add(1);

@@ -195,7 +195,7 @@ async fn wait_in_line(worker: &Worker, waiting: Waiting, timeout: Duration) -> O
 }
 
 /// What `hash` hashes: the session, where the pool keeps them somewhere else than on its servers.
-fn balance_key(exchange: &Exchange, entry: &PoolEntry) -> u64 {
+pub(super) fn balance_key(exchange: &Exchange, entry: &PoolEntry) -> u64 {
     let is_shared = entry.shared.is_some() || entry.counted_cookie.is_some();
     exchange.session.filter(|_| is_shared).unwrap_or_else(|| address_key(exchange))
 }

@@ -15,6 +15,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::access_log::Record;
+use super::attempt::balance_key;
 use super::error::{Error, Kind};
 use super::identify::Identity;
 use super::long_lived::{Abandon, Owner, StayGuard};
@@ -27,6 +28,7 @@ use crate::names::{CodeClass, Limit, LongLivedKind, Outcome, Verdict};
 use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
 use crate::stateless::Verified;
+use crate::twin::Settled;
 use crate::upstream::{BodyError, End, RequestBody, Tunnelled, UpstreamBody};
 
 /// One request and its response.
@@ -53,6 +55,10 @@ pub(super) struct Exchange {
     pub(super) uses: Option<InUseGuard>,
     chosen: Moment,
     headed: Option<Moment>,
+    /// When its server last gave something that was waited for.
+    given: Option<Moment>,
+    /// It is one that may last for hours.
+    stays: bool,
     pub(super) attempts: u32,
     /// What its pin cost.
     cost: Option<Cost>,
@@ -132,6 +138,8 @@ impl Exchange {
             uses: None,
             chosen: arrived,
             headed: None,
+            given: None,
+            stays: false,
             attempts: 0,
             cost: None,
             queued: None,
@@ -178,6 +186,7 @@ impl Exchange {
 
     /// It may last for hours now.
     pub(super) fn stay(&mut self, kind: LongLivedKind) -> Option<StayGuard> {
+        self.stays = true;
         let server = self.guard.as_ref()?.state();
         Some(self.worker.long_lived.enter(kind, server, self.owner.take()))
     }
@@ -243,6 +252,7 @@ impl Exchange {
         let outcome = Outcome::answered(status);
         self.status = Some(status);
         self.headed = Some(now);
+        self.given = Some(now);
         self.count_attempt(outcome);
         if let Some(guard) = &self.guard {
             // To the head, not to the end: how long a stream lives says nothing about its server.
@@ -297,12 +307,29 @@ impl Exchange {
             cells.disagreements.add(u64::from(cost.disagrees));
         }
         metrics.settle(self.worker.id, server, code, self.verdict, duration);
+        self.tell_twin();
         if let (Some(logs), Some(log)) = (&self.worker.logs, &self.log) {
             logs.write(self.worker.id, |line| match &self.scope {
                 Scope::Kept(names) => self.write_line(log, names, duration, line),
                 Scope::Snapshot(snapshot) => self.write_line(log, &self.names(snapshot), duration, line),
             });
         }
+    }
+
+    /// What the server did on it, for the pool's twin. How long a tunnel or a stream lives says nothing about its server.
+    fn tell_twin(&self) {
+        let (Scope::Snapshot(snapshot), Some(pool), false) = (&self.scope, self.pool, self.stays) else { return };
+        let entry = &snapshot.pools[pool];
+        let (Some(seat), Some(server), Some(ended)) = (&entry.twin, self.server, self.given) else { return };
+        let settled = Settled {
+            server,
+            session: self.session,
+            key: balance_key(self, entry),
+            arrived: self.arrived,
+            begun: self.chosen,
+            ended,
+        };
+        self.worker.runtime.twins.tell(self.worker.id, seat, settled);
     }
 
     fn write_line(&self, log: &LogFacts, names: &Names, duration: Duration, out: &mut Vec<u8>) {
@@ -357,6 +384,8 @@ enum Held {
 struct Reply {
     source: Source,
     exchange: Box<Exchange>,
+    /// The server was asked for more, and has not given it yet.
+    waits: bool,
 }
 
 enum Source {
@@ -388,11 +417,14 @@ impl ReplyBody {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
         }
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty() && !is_head);
-        Response::from_parts(parts, ReplyBody(Held::Own(Reply { source: Source::Local(bytes), exchange })))
+        Response::from_parts(
+            parts,
+            ReplyBody(Held::Own(Reply { source: Source::Local(bytes), exchange, waits: false })),
+        )
     }
 
     pub(super) fn from_server(body: UpstreamBody, exchange: Box<Exchange>, stay: Option<StayGuard>) -> Self {
-        let reply = Reply { source: Source::Server(body), exchange };
+        let reply = Reply { source: Source::Server(body), exchange, waits: false };
         let Some(stay) = stay else { return ReplyBody(Held::Own(reply)) };
         ReplyBody(Held::Stream(Rc::new_cyclic(|stream: &Weak<EventStream>| {
             let stream: Weak<dyn Abandon> = stream.clone();
@@ -418,6 +450,11 @@ impl Reply {
             && let Some(trailers) = frame.trailers_mut()
         {
             headers::remove_reserved(trailers);
+        }
+        // What was there already has waited for us, and says nothing about its server.
+        let waited = std::mem::replace(&mut self.waits, polled.is_pending());
+        if waited && polled.is_ready() {
+            self.exchange.given = Some(Clock::now());
         }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

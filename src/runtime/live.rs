@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::reload::Runtime;
+use super::twins::TwinSeat;
 use crate::clock::Clock;
 use crate::metrics::{LiveGauges, LiveState};
 use crate::names::{LongLivedKind, ServerCondition};
@@ -22,6 +23,9 @@ impl LiveState for Runtime {
                         gauges.imbalance(&entry.pool.name, policy, of, measures.named());
                     }
                 }
+            }
+            if let Some(seat) = &entry.twin {
+                describe_twin(&entry.pool.name, seat, gauges);
             }
             for (at, server) in entry.pool.servers.iter().enumerate() {
                 let name = &server.settings.name;
@@ -64,6 +68,19 @@ impl LiveState for Runtime {
                 gauges.certificate_expiry(&endpoint.settings.name, label, end as f64);
             }
         }
+    }
+}
+
+/// What the pool's twin said last.
+fn describe_twin(pool: &str, seat: &TwinSeat, gauges: &mut LiveGauges) {
+    gauges.twin_dropped(pool, seat.dropped());
+    let Some(report) = seat.report() else { return };
+    for of in &report.policies {
+        let quantiles = [("0.5", of.latency.p50), ("0.95", of.latency.p95), ("0.99", of.latency.p99)];
+        gauges.twin_latency(pool, of.policy.as_str(), quantiles);
+    }
+    if let Some(fit) = report.fit {
+        gauges.twin_fit(pool, fit);
     }
 }
 

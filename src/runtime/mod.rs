@@ -7,6 +7,7 @@ mod live;
 mod reload;
 mod revocations;
 mod snapshot;
+mod twins;
 
 pub use attempts::{AttemptState, Attempts, LiveAttempt};
 pub use ended::EndedSessions;
@@ -15,3 +16,4 @@ pub use live::condition;
 pub use reload::{ReloadError, Reloaded, Runtime, watch};
 pub use revocations::{RevocationBook, RevokeError};
 pub use snapshot::{BuildError, PoolEntry, SharedPool, Snapshot, StatelessPool};
+pub use twins::{TwinSeat, TwinThread, Twins};

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::attempts::Attempts;
 use super::ended::EndedSessions;
 use super::snapshot::{BuildError, Snapshot};
+use super::twins::Twins;
 use crate::clock::Clock;
 use crate::config::{self, LoadError, Loaded, Report};
 use crate::metrics::Metrics;
@@ -52,6 +53,8 @@ pub struct Runtime {
     pub ended: EndedSessions,
     /// Whose browser was told to forget its cookies.
     pub clearings: KeyedRate,
+    /// Where workers tell of exchanges.
+    pub twins: Twins,
     reloading: Mutex<()>,
     /// The files of the configuration that was looked at last, taken or rejected, as they were then.
     looked_at: Mutex<Stamps>,
@@ -60,7 +63,8 @@ pub struct Runtime {
 impl Runtime {
     /// Begins with this configuration.
     pub fn new(path: &Path, loaded: Loaded, random: &mut fastrand::Rng) -> Result<Arc<Self>, BuildError> {
-        let metrics = Metrics::new(loaded.configuration.process.workers);
+        let workers = loaded.configuration.process.workers;
+        let metrics = Metrics::new(workers);
         let files = loaded.warnings.files.clone();
         let snapshot = Snapshot::build(loaded.configuration, None, &metrics, random)?;
         metrics.loaded(Clock::wall(Clock::now()).seconds());
@@ -73,6 +77,7 @@ impl Runtime {
             attempts: Attempts::default(),
             ended: EndedSessions::default(),
             clearings: KeyedRate::new(random.u64(..)),
+            twins: Twins::new(workers),
             reloading: Mutex::new(()),
             looked_at: Mutex::new(Stamps::of(&files)),
         });

@@ -11,8 +11,9 @@ use rustls_pki_types::CertificateDer;
 
 use super::issuer_keys::IssuerKeys;
 use super::revocations::{Place, RevocationBook};
+use super::twins::TwinSeat;
 
-use crate::affinity::{Affinity, LearnedTable, PinSealer};
+use crate::affinity::{Affinity, LearnedTable, PinSealer, Source};
 use crate::config::{
     Action, Admin, Configuration, PoolSettings, Process, Protect, Retry, Route, ServerEntry, SessionApi,
     SharedSettings, StatelessSettings, Timeouts,
@@ -32,6 +33,7 @@ use crate::session::token::TokenKeys;
 use crate::stateless::{Carrier, IssuerSettings, KeySource, Verifier};
 use crate::store::{self, Store};
 use crate::tls::{self, ClientConfig};
+use crate::twin::{LivePool, LiveServer};
 use crate::upstream::{Address, Target, TargetSettings};
 
 /// Why a configuration that reads well still cannot be built.
@@ -140,6 +142,8 @@ pub struct PoolEntry {
     departed: Vec<(Box<str>, Weak<ServerState>)>,
     /// What was measured of it when it was last looked at.
     pub load: Mutex<Load>,
+    /// Where its twin is told of exchanges, and says what it makes of them; none where it is off.
+    pub twin: Option<Arc<TwinSeat>>,
 }
 
 impl PoolEntry {
@@ -380,6 +384,7 @@ impl PoolBuilder<'_> {
     fn build(&self, settings: PoolSettings, random: &mut fastrand::Rng) -> Result<PoolEntry, BuildError> {
         let before = self.previous.and_then(|previous| previous.pool(&settings.name));
         let metrics = self.metrics.pool(&settings.name);
+        let twin = twin_seat(&settings, before);
         let states: Vec<Arc<ServerState>> =
             settings.servers.iter().map(|server| state(before, server, &metrics)).collect();
         let targets = build_targets(&settings, before, &states, |target| target.clone())?;
@@ -433,6 +438,7 @@ impl PoolBuilder<'_> {
             session_window: settings.session_window,
             departed,
             load: Mutex::default(),
+            twin,
         })
     }
 
@@ -519,6 +525,29 @@ impl PoolBuilder<'_> {
         once_in_force.books.push((Arc::clone(&book), place));
         book
     }
+}
+
+/// The seat of the pool's twin, if it has one.
+fn twin_seat(settings: &PoolSettings, before: Option<&PoolEntry>) -> Option<Arc<TwinSeat>> {
+    let source = settings.sticky.as_ref().map(|sticky| &sticky.source);
+    // A header or an address says by itself where it belongs.
+    let is_hashed = matches!(source, Some(Source::Header(_) | Source::Address));
+    let server = |entry: &ServerEntry| LiveServer {
+        name: entry.settings.name.clone(),
+        capacity: entry.capacity,
+        max_requests: entry.settings.max_requests,
+        backup: entry.settings.backup,
+    };
+    let pool = LivePool {
+        balance: settings.balance,
+        is_hashed,
+        is_sticky: source.is_some(),
+        pins: settings.pins,
+        has_store: settings.shared.as_ref().is_some_and(|shared| shared.held_by == HeldBy::Proxy),
+        servers: settings.servers.iter().map(server).collect(),
+    };
+    let known = before.and_then(|before| before.twin.as_ref());
+    settings.twin.map(|settings| TwinSeat::take(known, settings, pool))
 }
 
 /// TLS for keys that come over https.

@@ -181,6 +181,14 @@ impl Store {
         self.breakers.iter().all(Breaker::is_closed)
     }
 
+    /// How long an operation takes, as far as that was measured; an embedded store is at hand.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.kind {
+            Shared::Embedded(_) => Some(Duration::ZERO),
+            Shared::Redis(..) | Shared::Memcached(_) => self.metrics.mean(),
+        }
+    }
+
     /// Records and bytes held, and records that had to make room; where that is ours to know.
     pub fn holds(&self) -> Option<(usize, usize, u64)> {
         match &self.kind {

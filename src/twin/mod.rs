@@ -4,7 +4,7 @@
 //! to is decided by the code that serves: the pool with its balance policies, pins, margins, caps and waiting lines, on
 //! servers that are not there. It is fed with arrivals in the order of time ([`Arrival`]) and says what they would have
 //! met ([`Outcome`]). Arrivals come from a workload that somebody made up, or from what was measured, with the waiting
-//! taken out ([`Demands`]).
+//! taken out ([`Demands`]); beside live traffic both are kept going ([`LiveTwin`]).
 //!
 //! The same arrivals with the same seed give the same outcome, bit for bit: time and chance are given.
 //!
@@ -14,8 +14,10 @@
 mod books;
 mod demand;
 mod latencies;
+mod live;
 mod model;
 mod pins;
+mod sample;
 mod scale;
 mod server;
 
@@ -23,7 +25,12 @@ use std::time::Duration;
 
 pub use demand::{Demands, Known, Misfit, Observed};
 pub use latencies::Latencies;
+pub use live::{
+    Doubt, LivePolicy, LivePool, LiveReport, LiveServer, LiveSettings, LiveTwin, PolicyReport, Present, Quantiles,
+    ServerReport, Settled,
+};
 pub use model::Model;
+pub use sample::Sample;
 
 use crate::balance::Balance;
 use crate::clock::Moment;

@@ -291,6 +291,34 @@ fn it_is_readable_in_light_and_dark_and_on_a_phone() {
 }
 
 #[test]
+fn the_twin_speaks_in_one_sentence_and_says_where_it_is_not_to_be_trusted() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], ""));
+    let browser = Browser::start();
+    watch(&proxy, &browser);
+    eventually("it is live", || is_live(&browser));
+    browser.run("hangUp()");
+    browser.run(SYNTHETIC);
+    let part = "[data-part=\"twin\"]";
+    let has_class = || browser.run(&format!("return document.querySelector('{part}').classList.contains('doubted')"));
+    browser.run("feed(0, 10)");
+    assert_eq!(
+        browser.run(&format!("return document.querySelector('{part}').hidden")),
+        true,
+        "it has not said anything"
+    );
+    browser.run("feed(10, 61)");
+    let sentence = "For this traffic the twin puts the p99 at 8 ms (imbalance 1.20) as it is, 9 ms (imbalance 1.20) with \
+                    hard pins, 5 ms (imbalance 1.20) with soft pins and 4 ms (imbalance 1.20) with a store; fit 1.10";
+    assert_eq!(browser.text_of(part), format!("{sentence}."));
+    assert_eq!(has_class(), false);
+    browser.run("feed(61, 100)");
+    let doubted = format!("{sentence}; not to be trusted, as there were too few requests to tell.");
+    assert_eq!((browser.text_of(part), has_class()), (doubted, json!(true)));
+    assert!(!browser.complaints().contains("SEVERE"), "{}", browser.complaints());
+}
+
+#[test]
 fn names_are_text_and_an_hour_of_snapshots_leaves_no_more_than_five_minutes() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&plain(&[&origin], ""));
@@ -338,6 +366,7 @@ window.names = ['shop', 'api'];
 window.synthetic = (number) => {
   const of = (rate) => Math.floor(rate * (number + 20 * Math.sin(number / 40)));
   const requests = (value) => ({ requests: { max_over_mean: value, jain: 0.9, cv: 0.3 } });
+  const played = (value) => ({ p50_ms: 1, p95_ms: 3, p99_ms: value, max_over_mean: 1.2, jain: 0.9, kept: 0.9 });
   const server = (at) => {
     const drains = number % 60 === at;
     return {
@@ -358,6 +387,10 @@ window.synthetic = (number) => {
       .map(([verdict, reason, rate]) => ({ verdict, reason, count: of(rate) })),
     regret: { count: of(300), sum_s: of(3), buckets: [[0.001, of(150)], [0.01, of(280)], [0.1, of(300)]] },
     disagreements: of(30), codes: { '2xx': of(360), '5xx': of(1) }, session_events: { created: of(1) },
+    twin: number < 20 ? null : {
+      policies: { actual: played(8), sticky: played(9), soft: played(5), shared: played(4) }, fit: 1.1,
+      doubts: number % 60 < 30 ? [] : ['too_few'],
+    },
   });
   return {
     time: 1e9 + number, version: '0', ready: number % 500 !== 7, pools: names.map(pool),

@@ -36,6 +36,7 @@ mod sticky;
 mod stores;
 mod support;
 mod tls;
+mod twin;
 mod upgrades;
 mod upstreams;
 mod vault;

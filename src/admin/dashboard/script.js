@@ -424,6 +424,7 @@ function showPool(view, pool, time) {
   const flight = scaleOf(servers, (server) => server.in_flight);
   const rate = scaleOf(servers, (server) => server.requests_per_second);
   view.rows.show(servers, (server) => server.name, (row, server) => showServer(pool.name, row, server, { flight, rate }));
+  showTwin(view, pool.twin);
   showSessionEvents(view, pool.session_events ?? {}, time);
   if (!document.hidden) drawPool(view);
 }
@@ -440,6 +441,33 @@ function showSessionEvents(view, events, time) {
   const entries = Object.entries(events);
   view.events.show(entries, ([event]) => event, (row, [event, total]) => showCounter(row, event, total, time));
   reveal(view.eventsDetails, entries.length > 0);
+}
+
+/** Why the twin's answer is not to be trusted, as far as it knows. */
+const DOUBTS = {
+  too_few: () => 'there were too few requests to tell',
+  misfit: ({ fit }) => (fit == null ? 'nothing was measured' : `the model has ${ratio(fit)} times the p99 that was measured`),
+  no_limit: () => 'no server has been busy enough to show its capacity',
+  dropped: () => 'some requests were missed',
+  left_out: () => 'some requests lasted too long to be modelled',
+  thin_sample: () => 'the sample is too small for the capacity of the servers',
+};
+
+/** What this very traffic would have met under other policies, in one sentence. */
+function twinText(twin) {
+  const { actual, sticky, soft, shared } = twin.policies;
+  const said = (policy) => `${milliseconds(policy.p99_ms)} (imbalance ${ratio(policy.max_over_mean)})`;
+  const why = twin.doubts.map((doubt) => DOUBTS[doubt]?.(twin) ?? doubt).join(', ');
+  const trust = why === '' ? '' : `; not to be trusted, as ${why}`;
+  return `For this traffic the twin puts the p99 at ${said(actual)} as it is, ${said(sticky)} with hard pins, `
+    + `${said(soft)} with soft pins and ${said(shared)} with a store; fit ${ratio(twin.fit ?? NaN)}${trust}.`;
+}
+
+function showTwin(view, twin) {
+  reveal(view.twin, twin != null);
+  if (twin == null) return;
+  put(view.twin, twinText(twin));
+  view.twin.classList.toggle('doubted', twin.doubts.length > 0);
 }
 
 function drawPool(view) {

@@ -5,6 +5,7 @@ use super::{ANY_COUNT, ANY_SIZE, Kind, Table, key, session, stateless, words};
 use crate::affinity::SameSite;
 use crate::balance::Balance;
 use crate::pool::WhenUnavailable;
+use crate::twin::Discipline;
 
 pub(super) static POOL: Table = Table {
     path: "pool",
@@ -36,6 +37,7 @@ pub(super) static POOL: Table = Table {
         key("drain", Kind::Table(&DRAIN), Nothing(""), "Taking a server out without losing its sessions."),
         key("slow_start", Kind::Table(&SLOW_START), Nothing(""), "Easing in a server that joins."),
         key("rebalance", Kind::Table(&REBALANCE), Nothing(""), "Bringing sessions over to servers that have joined."),
+        key("twin", Kind::Table(&TWIN), Nothing(""), "What the same traffic would meet under other policies."),
         key("retry", Kind::Table(&RETRY), Nothing(""), "Further attempts."),
         key("tls", Kind::Table(&POOL_TLS), Nothing(""), "TLS to the servers; absent: none."),
         key("http", Kind::Table(&HTTP), Nothing(""), "HTTP to the servers."),
@@ -55,6 +57,12 @@ static SERVER: Table = Table {
         ),
         key("weight", Kind::Integer { min: 0, max: 1_000 }, Is("1"), "Share of newcomers; 0: none."),
         key("max_requests", ANY_COUNT, Is("0"), "In flight at once; 0: no cap."),
+        key(
+            "capacity",
+            Kind::Integer { min: 0, max: 1_000_000 },
+            Is("0"),
+            "Requests it serves at full speed at once, for the twin; 0: estimated.",
+        ),
         key("backup", Kind::Bool, Is("false"), "Used when no other is eligible."),
         key(
             "suffix",
@@ -225,6 +233,38 @@ static REBALANCE: Table = Table {
         Is("0"),
         "How many idle sessions may move; 0: none, so only new ones go there.",
     )],
+};
+
+static TWIN: Table = Table {
+    path: "pool.twin",
+    doc: "A model beside the pool: what its very traffic would meet if it were sticky, soft or shared.",
+    keys: &[
+        key("enabled", Kind::Bool, Is("true"), "false: no model, and no figures."),
+        key(
+            "events_per_second",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            Is("20_000"),
+            "Requests that are modelled; above, only a sample of the sessions is.",
+        ),
+        key(
+            "discipline",
+            Kind::Word(|| [vec!["auto"], words(Discipline::ALL, Discipline::as_str)].concat()),
+            Is("\"auto\""),
+            "How servers work: workers and a queue (fifo), all at once (sharing), or what fits better.",
+        ),
+        key(
+            "warm_up",
+            Kind::Duration,
+            Is("\"5ms\""),
+            "What a request costs more on a server that its session is new to.",
+        ),
+        key(
+            "store_round_trip",
+            Kind::Duration,
+            Is("\"1ms\""),
+            "What a look into a store costs, where none is measured.",
+        ),
+    ],
 };
 
 static RETRY: Table = Table {

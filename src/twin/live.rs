@@ -1,0 +1,820 @@
+//! The twin of a pool that serves: exchanges in as they are settled, once in a while a report out.
+//!
+//! It runs some seconds behind, as what an exchange cost is known when it has ended and those beside it have as well. Who
+//! lasts longer than that is left out, and counted. Arrivals are those at the proxy: what came before the server (a
+//! waiting line, a store) is modelled, not replayed.
+//!
+//! **Sampling.** Above its budget of events the twin looks at a part of the sessions ([`Sample`]), and its servers are made
+//! smaller by as much, so that they are as busy: capacities, caps, lines and margins are multiplied by the share, rounded,
+//! and never fall below one. A capacity that is found out is found out in the sample, and needs no scaling. Speed is left
+//! alone: demands come out of the same latencies, so a slower server would only have smaller demands. For servers that
+//! share, the number in flight in the sample stands for the number in all, with more noise; for FIFO servers, few workers
+//! queue more than many at the same load. Both make modelled latencies longer, and the fit says by how much.
+//!
+//! **Who is there.** Servers that take no newcomers are not in the models. When that changes, or what is known of capacities
+//! and disciplines, the models start anew with empty servers and sessions that have no place; a report comes a window later.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use foldhash::HashMap;
+
+use super::sample::{Budget, Sample};
+use super::{Arrival, Demands, Discipline, Known, Latencies, Model, Observed, Outcome, PolicyModel, ServerModel};
+use crate::balance::Balance;
+use crate::clock::Moment;
+use crate::names::words;
+use crate::pool::{PinKind, PinRules, WhenUnavailable};
+
+/// How far behind demands are worked out: who lasts longer is left out.
+const HORIZON: Duration = Duration::from_secs(5);
+/// How long an exchange may have waited before its server for the models to have it in its place.
+const REORDER: Duration = Duration::from_secs(2);
+/// What a report is about: so long,
+const WINDOW: Duration = Duration::from_secs(10);
+/// and longer, where there are fewer exchanges than this,
+const ENOUGH: u64 = 200;
+/// but no longer than this.
+const LONGEST_WINDOW: Duration = Duration::from_secs(60);
+/// Modelled over measured p99, where the answer is to be trusted.
+const GOOD_FIT: std::ops::RangeInclusive<f64> = 0.8..=1.25;
+/// A modelled p99 of an overload that has no end: the models start anew, or what is under way in them would grow for ever.
+const HOPELESS: Duration = Duration::from_secs(30);
+/// The share of exchanges that may be missing without that being said.
+const MAY_BE_MISSING: f64 = 0.01;
+/// The margin of soft pins, where the pool has none of its own.
+const MARGIN: u32 = 4;
+/// Models take the same chances, whatever the process.
+const SEED: u64 = 1;
+/// Exchanges in the buffer of demands, at least and at most.
+const BUFFER: std::ops::RangeInclusive<usize> = 10_000..=1_000_000;
+
+words! {
+    /// What is compared.
+    LivePolicy {
+        /// What is in force.
+        Actual = "actual",
+        /// Hard pins.
+        Sticky = "sticky",
+        Soft = "soft",
+        /// No pins; each request of a session pays the store's round trip.
+        Shared = "shared",
+    }
+}
+
+words! {
+    /// Why a report is not to be trusted, or not wholly.
+    Doubt {
+        /// Fewer exchanges than quantiles need.
+        TooFew = "too_few",
+        /// Modelled and measured p99 of the policy in force are too far apart.
+        Misfit = "misfit",
+        /// No server has been so busy that its capacity showed: what queueing would cost is not known.
+        NoLimit = "no_limit",
+        /// Events were dropped.
+        Dropped = "dropped",
+        /// Exchanges came too late, or lasted too long.
+        LeftOut = "left_out",
+        /// Configured capacities are too small to be scaled with the sample.
+        ThinSample = "thin_sample",
+    }
+}
+
+/// `[pool.twin]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LiveSettings {
+    /// More are sampled.
+    pub events_per_second: u32,
+    /// None: to be found out.
+    pub discipline: Option<Discipline>,
+    pub warm_up: Duration,
+    /// Where no store is measured.
+    pub store_round_trip: Duration,
+}
+
+/// What the configuration says of the pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LivePool {
+    /// How newcomers are placed.
+    pub balance: Balance,
+    /// What a request says decides by itself, and nothing is remembered.
+    pub is_hashed: bool,
+    /// Sessions are pinned.
+    pub is_sticky: bool,
+    pub pins: PinRules,
+    /// Sessions are in a store, and each request looks them up there.
+    pub has_store: bool,
+    /// By position.
+    pub servers: Vec<LiveServer>,
+}
+
+/// A server, as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveServer {
+    pub name: Box<str>,
+    /// Requests that it serves at full speed at once; 0: to be found out.
+    pub capacity: u32,
+    pub max_requests: u32,
+    pub backup: bool,
+}
+
+/// How things are now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Present {
+    /// By position: the weight of each server; none where it takes no newcomers.
+    pub weights: Vec<Option<u32>>,
+    /// The store's round trip, where one is measured.
+    pub store_round_trip: Option<Duration>,
+}
+
+/// One exchange, over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Its position.
+    pub server: usize,
+    pub session: Option<u64>,
+    /// What `hash` hashes.
+    pub key: u64,
+    /// At the proxy.
+    pub arrived: Moment,
+    /// The server was given it.
+    pub begun: Moment,
+    /// The server had given its last byte.
+    pub ended: Moment,
+}
+
+/// Three quantiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantiles {
+    pub p50: Duration,
+    pub p95: Duration,
+    pub p99: Duration,
+}
+
+/// What a policy would have come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyReport {
+    pub policy: LivePolicy,
+    pub latency: Quantiles,
+    pub max_over_mean: f64,
+    pub jain: f64,
+    /// Requests of sessions that their own server took; none where nothing is pinned.
+    pub kept: Option<f64>,
+}
+
+/// What a server is taken for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerReport {
+    pub name: Box<str>,
+    /// Of the server, not of its part in the sample; none where it has not shown.
+    pub capacity: Option<f64>,
+    pub discipline: Discipline,
+}
+
+/// What would have become of the traffic of one window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveReport {
+    /// The window's end.
+    pub until: Moment,
+    pub window: Duration,
+    /// Exchanges that were modelled.
+    pub exchanges: u64,
+    /// The share of sessions that was looked at.
+    pub sampled: f64,
+    /// Events that found no room.
+    pub dropped: u64,
+    /// Exchanges that came too late, or lasted too long.
+    pub left_out: u64,
+    pub measured: Quantiles,
+    /// In the order of [`LivePolicy::ALL`].
+    pub policies: Vec<PolicyReport>,
+    /// By position.
+    pub servers: Vec<ServerReport>,
+    /// Modelled over measured p99 of the policy in force.
+    pub fit: Option<f64>,
+    /// Why not to trust it.
+    pub doubts: Vec<Doubt>,
+}
+
+/// What demands do not carry along.
+struct Beside {
+    arrived: Moment,
+    ended: Moment,
+    key: u64,
+    latency: Duration,
+}
+
+/// What is counted in a window.
+#[derive(Default)]
+struct Window {
+    /// The first arrival.
+    from: Moment,
+    measured: Latencies,
+    dropped: u64,
+    left_out: u64,
+}
+
+/// The models, one for each policy, over these servers.
+struct Models {
+    servers: Vec<ServerModel>,
+    store_round_trip: Duration,
+    each: Vec<Model>,
+}
+
+/// The twin of one pool.
+pub struct LiveTwin {
+    settings: LiveSettings,
+    pool: LivePool,
+    present: Present,
+    budget: Budget,
+    sample: Sample,
+    /// What began before is of another sample.
+    since: Moment,
+    turned: Moment,
+    /// Since the last turn.
+    heard: u64,
+    number: u64,
+    demands: Demands,
+    /// Those that demands have, by number.
+    beside: HashMap<u64, Beside>,
+    /// Arrivals at the proxy with their measured latency, in the order of time.
+    restored: BTreeMap<(Moment, u64), (Arrival, Duration)>,
+    models: Option<Models>,
+    window: Window,
+    left_out_before: u64,
+}
+
+impl LiveTwin {
+    /// A twin that knows nothing yet of what began before now.
+    pub fn new(settings: LiveSettings, pool: LivePool, present: Present, now: Moment) -> Self {
+        let sample = Sample::default();
+        LiveTwin {
+            demands: demands(&settings, &pool, sample),
+            budget: Budget::new(settings.events_per_second),
+            settings,
+            pool,
+            present,
+            sample,
+            since: now,
+            turned: now,
+            heard: 0,
+            number: 0,
+            beside: HashMap::default(),
+            restored: BTreeMap::new(),
+            models: None,
+            window: Window::default(),
+            left_out_before: 0,
+        }
+    }
+
+    /// What it looks at.
+    pub fn sample(&self) -> Sample {
+        self.sample
+    }
+
+    /// One more exchange of the sample, in any order.
+    pub fn offer(&mut self, settled: Settled) {
+        self.heard += 1;
+        if settled.begun < self.since || settled.server >= self.pool.servers.len() {
+            return;
+        }
+        self.number += 1;
+        let Settled { server, session, key, arrived, ended, .. } = settled;
+        // What the store took is no work of the server.
+        let recalled = if session.is_some() { arrived + self.own_round_trip() } else { arrived };
+        let begun = settled.begun.max(recalled).min(ended);
+        // Where a hash decides on sessions, it is theirs.
+        let is_hashed = self.pool.is_sticky && self.pool.balance == Balance::Hash;
+        let key = session.filter(|_| is_hashed).unwrap_or(key);
+        self.beside.insert(self.number, Beside { arrived, ended, key, latency: ended.since(arrived) });
+        self.demands.offer(Observed { server, begun, ended, session, key: self.number });
+    }
+
+    /// To be called about once a second, with the events dropped since: works out what can be said by now.
+    pub fn turn(&mut self, now: Moment, present: Present, dropped: u64) -> Option<LiveReport> {
+        self.window.dropped += dropped;
+        self.follow(present);
+        self.keep_to_budget(now, dropped);
+        let until = before(now, HORIZON);
+        self.demands.settle(until);
+        while let Some(arrival) = self.demands.arrival() {
+            self.restore(arrival);
+        }
+        // What was to be yielded has been.
+        self.beside.retain(|_, beside| beside.ended + HORIZON + HORIZON >= now);
+        let left_out = self.demands.left_out();
+        self.window.left_out += left_out.saturating_sub(self.left_out_before);
+        self.left_out_before = left_out;
+        let until = before(until, REORDER);
+        self.play(until);
+        self.report(until)
+    }
+
+    /// What a look into a store costs.
+    fn store_round_trip(&self) -> Duration {
+        self.present.store_round_trip.unwrap_or(self.settings.store_round_trip)
+    }
+
+    /// What it costs in the pool as it is.
+    fn own_round_trip(&self) -> Duration {
+        if self.pool.has_store { self.store_round_trip() } else { Duration::ZERO }
+    }
+
+    /// The models are of servers as they are.
+    fn follow(&mut self, present: Present) {
+        if self.present.weights != present.weights {
+            self.models = None;
+        }
+        self.present = present;
+    }
+
+    fn keep_to_budget(&mut self, now: Moment, dropped: u64) {
+        let span = now.since(self.turned).as_secs_f64();
+        if span <= 0.0 {
+            return;
+        }
+        let rate = (std::mem::take(&mut self.heard) + dropped) as f64 / span;
+        self.turned = now;
+        let sample = self.budget.judge(self.sample, rate);
+        if sample != self.sample {
+            self.sample = sample;
+            self.begin_anew(now);
+        }
+    }
+
+    /// Everything that was found out was of another sample.
+    fn begin_anew(&mut self, now: Moment) {
+        self.since = now;
+        self.demands = demands(&self.settings, &self.pool, self.sample);
+        self.left_out_before = 0;
+        self.beside.clear();
+        self.restored.clear();
+        self.models = None;
+    }
+
+    /// An arrival at the proxy, of one at the server.
+    fn restore(&mut self, arrival: Arrival) {
+        let number = arrival.key;
+        if let Some(Beside { arrived, key, latency, .. }) = self.beside.remove(&number) {
+            self.restored.insert((arrived, number), (Arrival { at: arrived, key, ..arrival }, latency));
+        }
+    }
+
+    fn play(&mut self, until: Moment) {
+        let (servers, store_round_trip) = (self.servers(), self.store_round_trip());
+        let still_hold = |models: &Models| {
+            are_alike(&models.servers, &servers) && is_about(models.store_round_trip, store_round_trip)
+        };
+        if !self.models.as_ref().is_some_and(still_hold) {
+            self.models = None;
+        }
+        let later = self.restored.split_off(&(until, 0));
+        let due = std::mem::replace(&mut self.restored, later);
+        for ((at, _), (arrival, latency)) in due {
+            if self.models.is_none() {
+                let each = self.policies().into_iter().map(|policy| Model::new(&servers, policy, SEED)).collect();
+                self.models = Some(Models { servers: servers.clone(), store_round_trip, each });
+                self.window.measured = Latencies::default();
+            }
+            if self.window.measured.count() == 0 {
+                self.window.from = at;
+            }
+            self.window.measured.add(latency);
+            self.models.iter_mut().flat_map(|models| &mut models.each).for_each(|model| model.offer(arrival));
+        }
+    }
+
+    /// The servers as far as they are known.
+    fn servers(&self) -> Vec<ServerModel> {
+        let model = |(at, server): (usize, &LiveServer)| {
+            let weight = self.present.weights.get(at).copied().flatten();
+            ServerModel {
+                name: server.name.clone(),
+                weight: weight.unwrap_or(0),
+                max_requests: self.sample.scaled(server.max_requests),
+                backup: server.backup,
+                capacity: self.demands.capacity(at).unwrap_or(0),
+                discipline: self.demands.discipline(at).unwrap_or(Discipline::Sharing),
+                speed: 1.0,
+                from: Moment::default(),
+                until: if weight.is_some() { Moment::from_nanos(u64::MAX) } else { Moment::default() },
+            }
+        };
+        self.pool.servers.iter().enumerate().map(model).collect()
+    }
+
+    /// In the order of [`LivePolicy::ALL`].
+    fn policies(&self) -> Vec<PolicyModel> {
+        // A hash of sessions is a way of pinning them.
+        let balance = if self.pool.balance == Balance::Hash { Balance::P2c } else { self.pool.balance };
+        let own = match self.pool.pins.kind {
+            PinKind::Soft { margin } => margin,
+            PinKind::Hard => MARGIN,
+        };
+        let hard = PinRules { kind: PinKind::Hard, ..self.pool.pins };
+        let soft =
+            PinRules { kind: PinKind::Soft { margin: own }, when_unavailable: WhenUnavailable::Move, ..self.pool.pins };
+        let policy = |policy: &LivePolicy| {
+            let (balance, pins, store) = match policy {
+                LivePolicy::Actual => {
+                    let pins = self.pool.is_sticky.then_some(self.pool.pins);
+                    (self.pool.balance, pins, self.own_round_trip())
+                }
+                LivePolicy::Sticky => (balance, Some(hard), Duration::ZERO),
+                LivePolicy::Soft => (balance, Some(soft), Duration::ZERO),
+                LivePolicy::Shared => (balance, None, self.store_round_trip()),
+            };
+            PolicyModel {
+                name: policy.as_str().into(),
+                balance,
+                is_hashed: *policy == LivePolicy::Actual && self.pool.is_hashed,
+                pins: pins.map(|pins| thinned(pins, self.sample)),
+                warm_up: if pins.is_some() { self.settings.warm_up } else { Duration::ZERO },
+                store_round_trip: store,
+            }
+        };
+        LivePolicy::ALL.iter().map(policy).collect()
+    }
+
+    /// What there is to say, at the end of a window.
+    fn report(&mut self, until: Moment) -> Option<LiveReport> {
+        let models = self.models.as_mut()?;
+        let (span, exchanges) = (until.since(self.window.from), self.window.measured.count());
+        if exchanges == 0 || span < WINDOW || (exchanges < ENOUGH && span < LONGEST_WINDOW) {
+            return None;
+        }
+        let window = std::mem::take(&mut self.window);
+        let outcomes = models.each.iter_mut().map(Model::take_window);
+        let policies: Vec<PolicyReport> =
+            LivePolicy::ALL.iter().zip(outcomes).map(|(policy, outcome)| of_policy(*policy, &outcome)).collect();
+        let measured = quantiles(&window.measured);
+        let modelled = policies.first().map_or(Duration::ZERO, |actual| actual.latency.p99);
+        let is_known = !measured.p99.is_zero() && !modelled.is_zero();
+        let mut report = LiveReport {
+            until,
+            window: span,
+            exchanges,
+            sampled: self.sample.share(),
+            dropped: window.dropped,
+            left_out: window.left_out,
+            measured,
+            policies,
+            servers: models.servers.iter().map(|server| of_server(server, self.sample)).collect(),
+            fit: is_known.then(|| modelled.as_secs_f64() / measured.p99.as_secs_f64()),
+            doubts: Vec::new(),
+        };
+        report.doubts = self.doubts(&report);
+        if report.policies.iter().any(|policy| policy.latency.p99 > HOPELESS) {
+            self.models = None;
+        }
+        Some(report)
+    }
+
+    fn doubts(&self, report: &LiveReport) -> Vec<Doubt> {
+        let all = (report.exchanges + report.left_out + report.dropped) as f64;
+        let is_missing = |count: u64| count as f64 > all * MAY_BE_MISSING;
+        let suits = |server: &LiveServer| self.sample.suits(server.capacity) && self.sample.suits(server.max_requests);
+        let holds = |doubt: &Doubt| match doubt {
+            Doubt::TooFew => report.exchanges < ENOUGH,
+            Doubt::Misfit => report.fit.is_none_or(|fit| !GOOD_FIT.contains(&fit)),
+            Doubt::NoLimit => report.servers.iter().all(|server| server.capacity.is_none()),
+            Doubt::Dropped => is_missing(report.dropped),
+            Doubt::LeftOut => is_missing(report.left_out),
+            Doubt::ThinSample => !self.pool.servers.iter().all(suits),
+        };
+        Doubt::ALL.iter().copied().filter(holds).collect()
+    }
+}
+
+fn before(now: Moment, span: Duration) -> Moment {
+    Moment::from_nanos(now.as_nanos().saturating_sub(span.as_nanos() as u64))
+}
+
+fn demands(settings: &LiveSettings, pool: &LivePool, sample: Sample) -> Demands {
+    let known = |server: &LiveServer| Known {
+        capacity: sample.scaled(server.capacity),
+        discipline: settings.discipline,
+        speed: 1.0,
+    };
+    let servers: Vec<Known> = pool.servers.iter().map(known).collect();
+    let seconds = HORIZON.as_secs() as usize + 3;
+    let most = (settings.events_per_second as usize).saturating_mul(seconds).clamp(*BUFFER.start(), *BUFFER.end());
+    Demands::new(&servers, most)
+}
+
+/// The rules for a part of the sessions.
+fn thinned(pins: PinRules, sample: Sample) -> PinRules {
+    let kind = match pins.kind {
+        PinKind::Hard => PinKind::Hard,
+        PinKind::Soft { margin } => PinKind::Soft { margin: sample.scaled(margin) },
+    };
+    let mut queue = pins.queue;
+    queue.length = sample.scaled(queue.length);
+    PinRules { kind, queue, ..pins }
+}
+
+/// Whether models of the ones do for the others: capacities that are found out are never quite the same.
+fn are_alike(ones: &[ServerModel], others: &[ServerModel]) -> bool {
+    let is_near = |one: u32, other: u32| {
+        let (one, other) = (u64::from(one), u64::from(other));
+        one == other || (one.min(other) > 0 && 8 * one.abs_diff(other) <= one.max(other))
+    };
+    ones.iter()
+        .zip(others)
+        .all(|(one, other)| one.discipline == other.discipline && is_near(one.capacity, other.capacity))
+}
+
+/// Whether a store's round trip has not changed by so much that it matters.
+fn is_about(one: Duration, other: Duration) -> bool {
+    one.abs_diff(other) <= one.max(other) / 4 + Duration::from_micros(100)
+}
+
+fn quantiles(latencies: &Latencies) -> Quantiles {
+    let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| latencies.quantile(share));
+    Quantiles { p50, p95, p99 }
+}
+
+fn of_policy(policy: LivePolicy, outcome: &Outcome) -> PolicyReport {
+    let of_sessions = outcome.kept + outcome.moved + outcome.placed;
+    PolicyReport {
+        policy,
+        latency: quantiles(&outcome.latency),
+        max_over_mean: outcome.imbalance.max_over_mean,
+        jain: outcome.imbalance.jain,
+        kept: (of_sessions > 0).then(|| outcome.kept as f64 / of_sessions as f64),
+    }
+}
+
+fn of_server(server: &ServerModel, sample: Sample) -> ServerReport {
+    let capacity = (server.capacity > 0).then(|| f64::from(server.capacity) / sample.share());
+    ServerReport { name: server.name.clone(), capacity, discipline: server.discipline }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::Queue;
+
+    const SETTINGS: LiveSettings = LiveSettings {
+        events_per_second: 20_000,
+        discipline: Some(Discipline::Sharing),
+        warm_up: Duration::from_millis(5),
+        store_round_trip: Duration::from_millis(1),
+    };
+    const HARD: PinRules = PinRules {
+        kind: PinKind::Hard,
+        when_unavailable: WhenUnavailable::Move,
+        queue: Queue { length: 128, timeout: Duration::from_secs(2) },
+    };
+
+    /// Two servers, sessions hard-pinned.
+    fn shop(capacity: u32) -> LivePool {
+        let server = |name: &str| LiveServer { name: name.into(), capacity, max_requests: 0, backup: false };
+        LivePool {
+            is_hashed: false,
+            balance: Balance::P2c,
+            is_sticky: true,
+            pins: HARD,
+            has_store: false,
+            servers: vec![server("a"), server("b")],
+        }
+    }
+
+    fn both() -> Present {
+        Present { weights: vec![Some(1), Some(1)], store_round_trip: None }
+    }
+
+    const fn second(number: u64) -> Moment {
+        Moment::from_nanos(number * 1_000_000_000)
+    }
+
+    /// What a proxy before two servers sees of Poisson arrivals of 10 ms each, at this load.
+    fn seen(capacity: u32, discipline: Discipline, load: f64, seconds: u64) -> Vec<Observed> {
+        let server = |name: &str| ServerModel {
+            name: name.into(),
+            weight: 1,
+            max_requests: 0,
+            backup: false,
+            capacity,
+            discipline,
+            speed: 1.0,
+            from: Moment::default(),
+            until: Moment::from_nanos(u64::MAX),
+        };
+        let policy = PolicyModel {
+            name: "truth".into(),
+            balance: Balance::P2c,
+            is_hashed: false,
+            pins: Some(HARD),
+            warm_up: Duration::ZERO,
+            store_round_trip: Duration::ZERO,
+        };
+        let mut model = Model::new(&[server("a"), server("b")], policy, 99);
+        model.keep_settled();
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut exponential = |mean: f64| Duration::from_secs_f64(-(1.0 - random.f64()).ln() * mean);
+        let gap = 0.010 / load / f64::from(2 * capacity);
+        let mut now = Moment::default();
+        let mut turn = 0;
+        while now < second(seconds) {
+            now = now + exponential(gap);
+            turn += 1;
+            let session = turn * 7_919 % 500;
+            model.offer(Arrival { at: now, session: Some(session), demand: exponential(0.010), key: session });
+        }
+        model.take_settled()
+    }
+
+    /// Plays what was seen, with a turn each second; gives all reports.
+    fn play(twin: &mut LiveTwin, seen: &[Observed], present: &Present) -> Vec<LiveReport> {
+        let mut reports = Vec::new();
+        let mut turn = 1;
+        for observed in seen {
+            while observed.ended >= second(turn) {
+                reports.extend(twin.turn(second(turn), present.clone(), 0));
+                turn += 1;
+            }
+            if observed.session.is_none_or(|session| twin.sample().takes(session)) {
+                twin.offer(settled(observed));
+            }
+        }
+        reports
+    }
+
+    fn settled(observed: &Observed) -> Settled {
+        let Observed { server, begun, ended, session, key } = *observed;
+        Settled { server, session, key, arrived: begun, begun, ended }
+    }
+
+    fn twin(settings: LiveSettings, pool: LivePool) -> LiveTwin {
+        LiveTwin::new(settings, pool, both(), Moment::default())
+    }
+
+    #[test]
+    fn the_policy_in_force_comes_out_as_it_was_measured() {
+        for discipline in Discipline::ALL {
+            let settings = LiveSettings { discipline: Some(*discipline), ..SETTINGS };
+            let mut twin = twin(settings, shop(4));
+            let reports = play(&mut twin, &seen(4, *discipline, 0.6, 45), &both());
+            assert!(reports.len() >= 2, "{discipline}: {}", reports.len());
+            let last = reports.last().unwrap();
+            assert!(last.doubts.is_empty(), "{discipline}: {last:?}");
+            assert_eq!((last.sampled, last.dropped, last.left_out), (1.0, 0, 0));
+            assert!(last.exchanges > 4_000 && last.window >= WINDOW, "{last:?}");
+            let order: Vec<LivePolicy> = last.policies.iter().map(|report| report.policy).collect();
+            assert_eq!(order, LivePolicy::ALL);
+            let [actual, sticky, soft, shared] = &last.policies[..] else { panic!("{last:?}") };
+            assert_eq!(actual.latency, sticky.latency, "it is what is in force");
+            assert_eq!((actual.kept, shared.kept), (Some(1.0), None));
+            assert!(soft.kept.unwrap() > 0.5 && soft.max_over_mean <= actual.max_over_mean + 0.05, "{last:?}");
+            assert_eq!(last.servers[0].capacity, Some(4.0));
+        }
+    }
+
+    #[test]
+    fn above_the_budget_sessions_are_sampled_and_servers_scaled() {
+        let settings = LiveSettings { events_per_second: 500, ..SETTINGS };
+        let mut twin = twin(settings, shop(16));
+        let reports = play(&mut twin, &seen(16, Discipline::Sharing, 0.5, 45), &both());
+        let last = reports.last().unwrap();
+        assert_eq!(last.sampled, 0.25, "1,600 a second, and there is time for 500");
+        assert_eq!(last.servers[0].capacity, Some(16.0));
+        assert!(!last.doubts.contains(&Doubt::ThinSample), "{last:?}");
+        let ratio = last.policies[0].latency.p50.as_secs_f64() / last.measured.p50.as_secs_f64();
+        assert!((0.8..1.25).contains(&ratio), "{last:?}");
+    }
+
+    #[test]
+    fn a_sample_too_thin_for_its_servers_is_said_to_be() {
+        let settings = LiveSettings { events_per_second: 100, ..SETTINGS };
+        let mut twin = twin(settings, shop(3));
+        let reports = play(&mut twin, &seen(3, Discipline::Sharing, 0.5, 45), &both());
+        assert!(reports.last().unwrap().doubts.contains(&Doubt::ThinSample), "{reports:?}");
+    }
+
+    #[test]
+    fn who_takes_no_newcomers_is_not_in_the_models() {
+        let mut twin = twin(SETTINGS, shop(4));
+        let one = Present { weights: vec![Some(1), None], store_round_trip: None };
+        let mut seen = seen(4, Discipline::Sharing, 0.4, 40);
+        seen.iter_mut().for_each(|observed| observed.server = 0);
+        let reports = play(&mut twin, &seen, &one);
+        let last = reports.last().unwrap();
+        assert!(last.policies.iter().all(|policy| policy.max_over_mean == 1.0), "{last:?}");
+        let mut both = twin_of_the_same(&seen, &both());
+        let other = both.pop().unwrap();
+        assert!(other.policies[0].latency.p99 < last.policies[0].latency.p99, "two are faster than one");
+    }
+
+    fn twin_of_the_same(seen: &[Observed], present: &Present) -> Vec<LiveReport> {
+        play(&mut twin(SETTINGS, shop(4)), seen, present)
+    }
+
+    #[test]
+    fn who_lasts_too_long_is_left_out_and_that_is_said() {
+        let mut twin = twin(SETTINGS, shop(4));
+        let mut seen = seen(4, Discipline::Sharing, 0.5, 40);
+        for observed in seen.iter_mut().step_by(10) {
+            observed.ended = observed.begun + Duration::from_secs(9);
+        }
+        seen.sort_by_key(|observed| observed.ended);
+        let reports = play(&mut twin, &seen, &both());
+        let last = reports.last().unwrap();
+        assert!(last.left_out > 0 && last.doubts.contains(&Doubt::LeftOut), "{last:?}");
+        assert!(twin.beside.len() < 10_000, "what is left out is forgotten: {}", twin.beside.len());
+    }
+
+    #[test]
+    fn what_is_too_little_to_tell_and_what_was_dropped_are_said() {
+        let mut twin = twin(SETTINGS, shop(0));
+        let mut reports = Vec::new();
+        for number in 1..90 {
+            let (begun, ended) = (second(number), second(number) + Duration::from_millis(10));
+            twin.offer(Settled { server: 0, session: Some(number), key: 0, arrived: begun, begun, ended });
+            reports.extend(twin.turn(second(number + 1), both(), 1));
+        }
+        let [only] = &reports[..] else { panic!("one window of a minute: {reports:?}") };
+        assert!(only.exchanges < ENOUGH && only.window >= LONGEST_WINDOW, "{only:?}");
+        assert_eq!(only.doubts, [Doubt::TooFew, Doubt::NoLimit, Doubt::Dropped]);
+        assert!(only.dropped >= 60, "{only:?}");
+    }
+
+    #[test]
+    fn a_waiting_line_before_the_server_is_part_of_what_was_measured() {
+        let mut twin = twin(SETTINGS, shop(4));
+        let mut reports = Vec::new();
+        for number in 1..3_000_u64 {
+            let arrived = Moment::from_nanos(number * 10_000_000);
+            let begun = arrived + Duration::from_millis(30);
+            let ended = begun + Duration::from_millis(8);
+            twin.offer(Settled { server: 0, session: None, key: number, arrived, begun, ended });
+            if number % 100 == 0 {
+                reports.extend(twin.turn(ended, both(), 0));
+            }
+        }
+        let last = reports.last().unwrap();
+        assert!(last.measured.p50.abs_diff(Duration::from_millis(38)) < Duration::from_millis(1), "{last:?}");
+        assert!(last.policies[0].latency.p50.abs_diff(Duration::from_millis(8)) < Duration::from_millis(1), "{last:?}");
+        assert!(last.doubts.contains(&Doubt::Misfit), "no line was configured that would explain it");
+    }
+
+    #[test]
+    fn an_overload_without_end_is_said_and_not_modelled_for_ever() {
+        let mut twin = twin(SETTINGS, LivePool { is_sticky: false, ..shop(4) });
+        let mut seen = seen(4, Discipline::Sharing, 0.6, 200);
+        // Pinned, all of it would be on one server.
+        seen.iter_mut().for_each(|observed| observed.session = Some(1));
+        let reports = play(&mut twin, &seen, &both());
+        let sticky: Vec<Duration> = reports.iter().map(|report| report.policies[1].latency.p99).collect();
+        let end = sticky.iter().position(|p99| *p99 > HOPELESS).expect("it is said");
+        assert!(sticky[end + 1] < sticky[end] / 2, "it began anew: {sticky:?}");
+        assert!(reports.iter().all(|report| report.policies[0].latency.p99 < Duration::from_secs(1)), "{reports:?}");
+    }
+
+    #[test]
+    fn a_store_that_is_measured_counts_from_then_on() {
+        let pool = LivePool { is_sticky: false, has_store: true, ..shop(4) };
+        let mut twin = twin(SETTINGS, pool);
+        let mut measured = both();
+        let mut seen = seen(4, Discipline::Sharing, 0.2, 50);
+        let half = seen.len() / 2;
+        // As a proxy sees it that asks a store first: it takes 20 ms.
+        seen.iter_mut().for_each(|observed| observed.ended = observed.ended + Duration::from_millis(20));
+        let (first, second) = seen.split_at(half);
+        let guessed = play(&mut twin, first, &measured).pop().unwrap();
+        measured.store_round_trip = Some(Duration::from_millis(20));
+        let known = play(&mut twin, second, &measured).pop().unwrap();
+        let p50 = |report: &LiveReport| [0, 1].map(|policy| report.policies[policy].latency.p50.as_millis());
+        let ([with_store, pinned], [still, alone]) = (p50(&guessed), p50(&known));
+        assert!(with_store > 20 && pinned > 20, "it seems to be work of the servers: {guessed:?}");
+        assert!(still > 20 && alone < 15, "pins would save it: {known:?}");
+        assert!(known.fit.is_some_and(|fit| GOOD_FIT.contains(&fit)), "{known:?}");
+    }
+
+    #[test]
+    fn policies_are_those_of_the_pool_and_what_it_is_compared_with() {
+        let soft = PinRules { kind: PinKind::Soft { margin: 9 }, ..HARD };
+        let pool = LivePool { balance: Balance::Hash, pins: soft, has_store: true, ..shop(4) };
+        let mut twin = twin(SETTINGS, pool);
+        let known = |twin: &LiveTwin| {
+            let policies = twin.policies().into_iter();
+            let known =
+                |policy: PolicyModel| (policy.balance, policy.pins.map(|pins| pins.kind), policy.store_round_trip);
+            policies.map(known).collect::<Vec<_>>()
+        };
+        let trip = SETTINGS.store_round_trip;
+        let expected = [
+            (Balance::Hash, Some(PinKind::Soft { margin: 9 }), trip),
+            (Balance::P2c, Some(PinKind::Hard), Duration::ZERO),
+            (Balance::P2c, Some(PinKind::Soft { margin: 9 }), Duration::ZERO),
+            (Balance::P2c, None, trip),
+        ];
+        assert_eq!(known(&twin), expected);
+        twin.sample = Sample::halved(2);
+        twin.present.store_round_trip = Some(Duration::from_millis(7));
+        let thinned = known(&twin);
+        assert_eq!(thinned[2].1, Some(PinKind::Soft { margin: 2 }));
+        assert_eq!((thinned[0].2, thinned[3].2), (Duration::from_millis(7), Duration::from_millis(7)));
+        assert_eq!(twin.policies()[1].pins.unwrap().queue.length, 32);
+    }
+}
