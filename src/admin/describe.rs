@@ -171,6 +171,7 @@ fn policy(report: &PolicyReport) -> (String, Value) {
     described["max_over_mean"] = json!(rounded(report.max_over_mean));
     described["jain"] = json!(rounded(report.jain));
     described["kept"] = json!(report.kept.map(rounded));
+    described["refused"] = json!(rounded(report.refused));
     (report.policy.as_str().to_owned(), described)
 }
 

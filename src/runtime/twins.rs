@@ -25,6 +25,8 @@ use crate::twin::{LivePool, LiveReport, LiveSettings, LiveTwin, Present, Sample,
 const MOST_TOLD: usize = 65_536;
 /// How often the thread has a look.
 const TURN: Duration = Duration::from_secs(1);
+/// A report that is older is about other traffic: longer than the longest window, and how far behind the twin is.
+const STALE: Duration = Duration::from_secs(90);
 
 /// No two seats of a process have the same number.
 static SEATS: AtomicU64 = AtomicU64::new(0);
@@ -218,8 +220,10 @@ impl Player {
     fn turn(&mut self, seat: &TwinSeat, present: Present, now: Moment) {
         let dropped = seat.dropped();
         let since = dropped.saturating_sub(std::mem::replace(&mut self.dropped, dropped));
-        if let Some(report) = self.twin.turn(now, present, since) {
-            seat.report.store(Some(Arc::new(report)));
+        match self.twin.turn(now, present, since) {
+            Some(report) => seat.report.store(Some(Arc::new(report))),
+            None if seat.report().is_some_and(|report| now.since(report.until) > STALE) => seat.report.store(None),
+            None => {}
         }
         seat.halvings.store(self.twin.sample().halvings(), Ordering::Relaxed);
     }

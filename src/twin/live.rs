@@ -69,8 +69,10 @@ words! {
         TooFew = "too_few",
         /// Modelled and measured p99 of the policy in force are too far apart.
         Misfit = "misfit",
-        /// No server has been so busy that its capacity showed: what queueing would cost is not known.
+        /// Some server has not been so busy that its capacity showed: what more would cost it is not known.
         NoLimit = "no_limit",
+        /// A policy turned requests away, and its latencies are of the others.
+        Refused = "refused",
         /// Events were dropped.
         Dropped = "dropped",
         /// Exchanges came too late, or lasted too long.
@@ -160,6 +162,8 @@ pub struct PolicyReport {
     pub jain: f64,
     /// Requests of sessions that their own server took; none where nothing is pinned.
     pub kept: Option<f64>,
+    /// The share of requests that no server took, or that were lost with one.
+    pub refused: f64,
 }
 
 /// What a server is taken for.
@@ -284,7 +288,7 @@ impl LiveTwin {
         let recalled = if session.is_some() { arrived + self.own_round_trip() } else { arrived };
         let begun = settled.begun.max(recalled).min(ended);
         // Where a hash decides on sessions, it is theirs.
-        let is_hashed = self.pool.is_sticky && self.pool.balance == Balance::Hash;
+        let is_hashed = self.pool.is_hashed || (self.pool.is_sticky && self.pool.balance == Balance::Hash);
         let key = session.filter(|_| is_hashed).unwrap_or(key);
         self.beside.insert(self.number, Beside { arrived, ended, key, latency: ended.since(arrived) });
         self.demands.offer(Observed { server, begun, ended, session, key: self.number });
@@ -301,7 +305,7 @@ impl LiveTwin {
             self.restore(arrival);
         }
         // What was to be yielded has been.
-        self.beside.retain(|_, beside| beside.ended + HORIZON + HORIZON >= now);
+        self.beside.retain(|_, beside| beside.ended + 3 * HORIZON >= now);
         let left_out = self.demands.left_out();
         self.window.left_out += left_out.saturating_sub(self.left_out_before);
         self.left_out_before = left_out;
@@ -355,8 +359,11 @@ impl LiveTwin {
     /// An arrival at the proxy, of one at the server.
     fn restore(&mut self, arrival: Arrival) {
         let number = arrival.key;
-        if let Some(Beside { arrived, key, latency, .. }) = self.beside.remove(&number) {
-            self.restored.insert((arrived, number), (Arrival { at: arrived, key, ..arrival }, latency));
+        match self.beside.remove(&number) {
+            Some(Beside { arrived, key, latency, .. }) => {
+                self.restored.insert((arrived, number), (Arrival { at: arrived, key, ..arrival }, latency));
+            }
+            None => self.window.left_out += 1,
         }
     }
 
@@ -477,7 +484,11 @@ impl LiveTwin {
         let holds = |doubt: &Doubt| match doubt {
             Doubt::TooFew => report.exchanges < ENOUGH,
             Doubt::Misfit => report.fit.is_none_or(|fit| !GOOD_FIT.contains(&fit)),
-            Doubt::NoLimit => report.servers.iter().all(|server| server.capacity.is_none()),
+            Doubt::NoLimit => {
+                let servers = report.servers.iter().zip(&self.present.weights);
+                servers.into_iter().any(|(server, weight)| weight.is_some() && server.capacity.is_none())
+            }
+            Doubt::Refused => report.policies.iter().any(|policy| policy.refused > MAY_BE_MISSING),
             Doubt::Dropped => is_missing(report.dropped),
             Doubt::LeftOut => is_missing(report.left_out),
             Doubt::ThinSample => !self.pool.servers.iter().all(suits),
@@ -542,6 +553,7 @@ fn of_policy(policy: LivePolicy, outcome: &Outcome) -> PolicyReport {
         max_over_mean: outcome.imbalance.max_over_mean,
         jain: outcome.imbalance.jain,
         kept: (of_sessions > 0).then(|| outcome.kept as f64 / of_sessions as f64),
+        refused: (outcome.refused + outcome.failed) as f64 / outcome.requests.max(1) as f64,
     }
 }
 
@@ -737,6 +749,23 @@ mod tests {
         assert!(only.exchanges < ENOUGH && only.window >= LONGEST_WINDOW, "{only:?}");
         assert_eq!(only.doubts, [Doubt::TooFew, Doubt::NoLimit, Doubt::Dropped]);
         assert!(only.dropped >= 60, "{only:?}");
+    }
+
+    #[test]
+    fn what_a_header_says_is_hashed_and_not_who_asks() {
+        let mut twin = twin(SETTINGS, LivePool { is_hashed: true, ..shop(4) });
+        let mut reports = Vec::new();
+        for number in 1..3_000_u64 {
+            let arrived = Moment::from_nanos(number * 10_000_000);
+            let (session, ended) = (Some(number % 160), arrived + Duration::from_millis(8));
+            // All from one address.
+            twin.offer(Settled { server: 0, session, key: 7, arrived, begun: arrived, ended });
+            if number % 100 == 0 {
+                reports.extend(twin.turn(ended, both(), 0));
+            }
+        }
+        let actual = &reports.last().unwrap().policies[0];
+        assert!(actual.max_over_mean < 1.4, "{actual:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use foldhash::HashMap;
 
 /// Sessions of one generation.
-const GENERATION: usize = 1 << 20;
+const GENERATION: usize = 1 << 18;
 
 #[derive(Default)]
 pub(super) struct Pins {

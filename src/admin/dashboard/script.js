@@ -447,7 +447,8 @@ function showSessionEvents(view, events, time) {
 const DOUBTS = {
   too_few: () => 'there were too few requests to tell',
   misfit: ({ fit }) => (fit == null ? 'nothing was measured' : `the model has ${ratio(fit)} times the p99 that was measured`),
-  no_limit: () => 'no server has been busy enough to show its capacity',
+  no_limit: () => 'not every server has been busy enough to show its capacity',
+  refused: () => 'some policies would have turned requests away',
   dropped: () => 'some requests were missed',
   left_out: () => 'some requests lasted too long to be modelled',
   thin_sample: () => 'the sample is too small for the capacity of the servers',
