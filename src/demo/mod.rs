@@ -189,6 +189,8 @@ Try:
       what a form on another site would do: 403
   steadfast ctl --address 127.0.0.1:{admin} sessions list
       who is logged in to the shared shop; of the stateless one nobody can tell
+  http://127.0.0.1:{admin}/
+      the dashboard: where sessions are, what each server has, buttons for drain and maint
   curl http://127.0.0.1:{admin}/metrics
       what happened, counted
 
@@ -275,6 +277,7 @@ mod tests {
 
     #[test]
     fn the_demos_configuration_is_fine() {
+        crate::tls::install_provider();
         let directory = Directory::create().unwrap();
         let config = directory.write(8443, 9900, &[9001, 9002, 9003]).unwrap();
         match crate::config::load(&config, &HashSet::new()) {
