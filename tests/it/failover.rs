@@ -27,7 +27,9 @@ const TASKS: usize = 6;
 /// Logins and logouts that there have to be for a failover to show something.
 const LEAST_CERTAIN: usize = 10;
 /// What a node may take with it when it dies: what it had acknowledged so shortly before.
-const MOMENT: Duration = Duration::from_secs(3);
+const MOMENT: Duration = Duration::from_secs(1);
+/// How long after it its last replies may be read.
+const LATE: Duration = Duration::from_secs(3);
 
 /// What became of a session, as those know it who used it.
 enum End {
@@ -355,8 +357,8 @@ impl Findings {
         for (key, (value, at)) in &book.written {
             self.writes += 1;
             if data.get(key).and_then(Value::as_u64) < Some(*value) {
-                // The last replies may have been read a moment after.
-                let is_of_its_last_moment = *at + MOMENT > died && *at < died + MOMENT;
+                // The last replies may have been read a while after, when this process was busy.
+                let is_of_its_last_moment = *at + MOMENT > died && *at < died + LATE;
                 self.lost_in_its_last_moment += usize::from(is_of_its_last_moment);
                 self.lost += usize::from(!is_of_its_last_moment);
             }
