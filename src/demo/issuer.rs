@@ -101,30 +101,14 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-
     use super::*;
     use crate::keys::SystemEntropy;
+    use crate::session::token::tests::{is_good, part};
 
     const NOW: u64 = 1_800_000_000;
 
     fn issuer(seed: u8) -> Issuer {
         Issuer::of_seed(&[seed; 32], Path::new("/tmp/demo")).unwrap()
-    }
-
-    fn part(token: &str, at: usize) -> Value {
-        let text = token.split('.').nth(at).unwrap();
-        serde_json::from_slice(&BASE64URL_NOPAD.decode(text.as_bytes()).unwrap()).unwrap()
-    }
-
-    /// Whether the key of this set that the token names has signed it.
-    fn is_good(token: &str, jwks: &Value) -> bool {
-        let (signed, signature) = token.rsplit_once('.').unwrap();
-        let kid = part(token, 0)["kid"].clone();
-        let Some(key) = jwks["keys"].as_array().unwrap().iter().find(|key| key["kid"] == kid) else { return false };
-        let public = BASE64URL_NOPAD.decode(key["x"].as_str().unwrap().as_bytes()).unwrap();
-        let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap();
-        UnparsedPublicKey::new(&ED25519, public).verify(signed.as_bytes(), &signature).is_ok()
     }
 
     #[test]

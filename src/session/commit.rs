@@ -350,21 +350,7 @@ impl Committer<'_> {
             self.check_size(&after.lineage.data, &after.lineage.vault)?;
         }
         // What is wrong is known by now: nobody is logged out by half a directive.
-        let mut ended = Vec::new();
-        if directives.logout_others {
-            let login = session.lineage.login.as_ref();
-            let login = login.ok_or(Refusal::Bad("there is no login that others could be other than"))?;
-            if again(self.realm, self.store, session, self.now).await?.session().is_none() {
-                // It has ended itself, and has nothing to say of others any more.
-                return Err(Refusal::Gone);
-            }
-            let spared = session.handle.subject.map(|subject| Spared {
-                subject,
-                lineage: session.handle.lineage,
-                generation: login.generation,
-            });
-            ended = end_all(self.realm, self.store, &login.subject, spared, entropy).await?;
-        }
+        let ended = if directives.logout_others { self.end_others(session, entropy).await? } else { Vec::new() };
         // Its successor is on the way already: it is handed out again.
         let renew = renewal != Renewal::No && session.successor.is_none();
         let is_latest = session.lineage.handles.last() == Some(&session.handle_key.id);
@@ -379,9 +365,8 @@ impl Committer<'_> {
         if writes || renew || fills {
             after.lineage_revision = next_revision(session.lineage_revision);
             let key = session.lineage_key;
-            let lineage =
-                self.realm.put_lineage(key, &session.handle.data_key, &after.lineage, after.lineage_revision, self.now);
-            let mut lineage = lineage;
+            let (data_key, revision) = (&session.handle.data_key, after.lineage_revision);
+            let mut lineage = self.realm.put_lineage(key, data_key, &after.lineage, revision, self.now);
             if directives.no_touch {
                 lineage.expires_in = session.expires_in;
             }
@@ -402,6 +387,22 @@ impl Committer<'_> {
         }
         let cookie = after.successor.clone().map_or(CookieDecision::Leave, CookieDecision::Set);
         Ok(Some(Committed { cookie, events, now: Some(Arc::new(after)), ended, logged_out: false }))
+    }
+
+    /// Ends all other sessions of the subject; gives those that were named.
+    async fn end_others(&self, session: &Session, entropy: &mut dyn Entropy) -> Result<Vec<Sid>, Refusal> {
+        let login = session.lineage.login.as_ref();
+        let login = login.ok_or(Refusal::Bad("there is no login that others could be other than"))?;
+        if again(self.realm, self.store, session, self.now).await?.session().is_none() {
+            // It has ended itself, and has nothing to say of others any more.
+            return Err(Refusal::Gone);
+        }
+        let spared = session.handle.subject.map(|subject| Spared {
+            subject,
+            lineage: session.handle.lineage,
+            generation: login.generation,
+        });
+        end_all(self.realm, self.store, &login.subject, spared, entropy).await
     }
 
     /// The records of a cookie and its successor.

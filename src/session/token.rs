@@ -231,7 +231,7 @@ fn masked(token: &[u8; 32], entropy: &mut dyn Entropy) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
@@ -252,12 +252,13 @@ mod tests {
         keys.signer(at).unwrap().sign(&parties(), None, false, at, &mut Counted::default())
     }
 
-    fn part(token: &str, at: usize) -> Value {
+    pub(crate) fn part(token: &str, at: usize) -> Value {
         let text = token.split('.').nth(at).unwrap();
         serde_json::from_slice(&BASE64URL_NOPAD.decode(text.as_bytes()).unwrap()).unwrap()
     }
 
-    fn is_good(token: &str, jwks: &Value) -> bool {
+    /// Whether the key of this set that the token names has signed it.
+    pub(crate) fn is_good(token: &str, jwks: &Value) -> bool {
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let kid = part(token, 0)["kid"].clone();
         let Some(key) = jwks["keys"].as_array().unwrap().iter().find(|key| key["kid"] == kid) else { return false };

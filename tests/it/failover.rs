@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use steadfast::clock::Clock;
-use steadfast::keys::{KeyRing, RingKey, SystemEntropy};
-use steadfast::metrics::{Metrics, WorkerId};
+use steadfast::keys::SystemEntropy;
+use steadfast::metrics::WorkerId;
 use steadfast::session::store::StoreError;
 use steadfast::session::{
-    Absence, Committed, Committer, CookieDecision, Directives, How, OnReuse, Realm, Recall, Refusal, Rules,
-    SessionCookie, Turn, recall,
+    Absence, Committed, Committer, CookieDecision, Directives, How, Realm, Recall, Refusal, SessionCookie, Turn, recall,
 };
-use steadfast::store::{BreakerSettings, Client, KindSettings, RedisSettings, Settings, Store};
+use steadfast::store::{Client, KindSettings, RedisSettings};
 use tokio::task::LocalSet;
 
 use crate::support::PATIENCE;
 use crate::support::redis::{Cluster, Sentinels, cli};
+use crate::support::stores::{open, realm};
 
 const TASKS: usize = 6;
 /// Logins and logouts that there have to be for a failover to show something.
@@ -86,39 +86,13 @@ struct Findings {
     lost: usize,
 }
 
-fn realm() -> Realm {
-    let rules = Rules {
-        idle: Duration::from_secs(1_800),
-        absolute: Duration::from_secs(28_800),
-        anonymous: Duration::from_secs(86_400),
-        renew: Duration::from_secs(900),
-        grace: Duration::from_secs(600),
-        on_reuse: OnReuse::Kill,
-        carry: None,
-        most_bytes: 65_536,
-    };
-    Realm::new("shop", &KeyRing::new(vec![RingKey::from_secret([3; 32])]), rules)
-}
-
 fn now() -> u64 {
     Clock::wall(Clock::now()).seconds()
 }
 
-fn open(settings: RedisSettings) -> Arc<Store> {
-    Clock::anchor();
-    let settings = Settings {
-        name: "main".into(),
-        kind: KindSettings::Redis(settings),
-        near_cache: Duration::ZERO,
-        breaker: BreakerSettings { failures: 5, within: Duration::from_secs(1), probe: Duration::from_millis(500) },
-        most_bytes: 65_536,
-    };
-    Store::open(settings, Metrics::new(2).store("main")).unwrap_or_else(|error| panic!("{error}"))
-}
-
 /// Runs a test with a store's users, while the store follows its primary as it does in a proxy.
 fn with_users<F: Future<Output = ()>>(settings: RedisSettings, test: impl FnOnce(Rc<Load>) -> F) {
-    let store = open(settings);
+    let store = open(KindSettings::Redis(settings));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let load = Rc::new(Load {

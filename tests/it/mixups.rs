@@ -7,20 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use steadfast::clock::Clock;
-use steadfast::metrics::{Metrics, WorkerId};
+use steadfast::metrics::WorkerId;
 use steadfast::session::store::{Answer, Ask, Change, Class, Entry, Guard, Key, Kind, Put, SessionStore};
-use steadfast::store::{
-    BreakerSettings, Client, KindSettings, MemcachedNode, MemcachedSettings, RedisSettings, Settings, Store,
-};
+use steadfast::store::{Client, KindSettings, MemcachedNode, MemcachedSettings, RedisSettings};
 use tokio::task::LocalSet;
 
 use crate::support::memcached::Memcached;
 use crate::support::redis::Redis;
+use crate::support::stores::open;
 
 const OPERATIONS: u32 = 100_000;
 /// Who asks at the same time, half of them through each client.
@@ -29,18 +26,6 @@ const TASKS: u32 = 32;
 const RECORDS: u16 = 256;
 const PATIENCE: Duration = Duration::from_secs(20);
 const LIFE: Duration = Duration::from_secs(3_600);
-
-fn open(kind: KindSettings) -> Arc<Store> {
-    Clock::anchor();
-    let settings = Settings {
-        name: "main".into(),
-        kind,
-        near_cache: Duration::ZERO,
-        breaker: BreakerSettings { failures: 5, within: Duration::from_secs(1), probe: Duration::from_millis(500) },
-        most_bytes: 65_536,
-    };
-    Store::open(settings, Metrics::new(2).store("main")).unwrap_or_else(|error| panic!("{error}"))
-}
 
 fn key(number: u16) -> Key {
     let mut id = [7; 20];

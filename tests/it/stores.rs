@@ -3,38 +3,24 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, json};
 use steadfast::clock::Clock;
-use steadfast::keys::{KeyRing, RingKey, SystemEntropy};
-use steadfast::metrics::{Metrics, WorkerId};
+use steadfast::keys::SystemEntropy;
+use steadfast::metrics::WorkerId;
 use steadfast::session::store::{Answer, Ask, Change, Class, Guard, Key, Kind, Put, SessionStore, StoreError};
 use steadfast::session::{
-    Absence, Committed, Committer, CookieDecision, Directives, How, OnReuse, Realm, Recall, Refusal, Rules,
-    SessionCookie, Sid, Turn, recall,
+    Absence, Committed, Committer, CookieDecision, Directives, How, Realm, Recall, Refusal, SessionCookie, Sid, Turn,
+    recall,
 };
-use steadfast::store::{
-    BreakerSettings, Client, KindSettings, MemcachedNode, MemcachedSettings, RedisSettings, Settings, Store,
-};
+use steadfast::store::{Client, KindSettings, MemcachedNode, MemcachedSettings, RedisSettings};
 use tokio::task::LocalSet;
 
 use crate::support::memcached::Memcached;
 use crate::support::redis::{Cluster, Redis, Sentinels};
+use crate::support::stores::{open, realm};
 use crate::support::{Client as User, Origin, Proxy, eventually, servers};
-
-fn open(kind: KindSettings) -> Arc<Store> {
-    Clock::anchor();
-    let settings = Settings {
-        name: "main".into(),
-        kind,
-        near_cache: Duration::ZERO,
-        breaker: BreakerSettings { failures: 5, within: Duration::from_secs(1), probe: Duration::from_millis(500) },
-        most_bytes: 65_536,
-    };
-    Store::open(settings, Metrics::new(2).store("main")).unwrap_or_else(|error| panic!("{error}"))
-}
 
 /// Runs a test on every store, each with two clients as two workers have them.
 fn on_every_store<F: Future<Output = ()>>(test: impl Fn(&'static str, [Rc<Client>; 2]) -> F) {
@@ -140,20 +126,6 @@ fn every_store_does_what_it_has_to() {
         assert!(change(&one, Guard::Absent(subject), vec![record], vec![]).await, "{name}");
         assert_eq!(one.subjects().await.unwrap().len(), 1, "{name}");
     });
-}
-
-fn realm() -> Realm {
-    let rules = Rules {
-        idle: Duration::from_secs(1_800),
-        absolute: Duration::from_secs(28_800),
-        anonymous: Duration::from_secs(86_400),
-        renew: Duration::from_secs(900),
-        grace: Duration::from_secs(600),
-        on_reuse: OnReuse::Kill,
-        carry: None,
-        most_bytes: 65_536,
-    };
-    Realm::new("shop", &KeyRing::new(vec![RingKey::from_secret([3; 32])]), rules)
 }
 
 /// What happened, as those know it who did it.

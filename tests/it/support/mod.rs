@@ -11,6 +11,7 @@ pub mod origin;
 pub mod proxy;
 pub mod redis;
 pub mod saying;
+pub mod stores;
 pub mod tokens;
 
 use std::time::{Duration, Instant};
