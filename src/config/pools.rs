@@ -121,7 +121,7 @@ fn pool(
         session_window: section.section("drain").duration("idle"),
         slow_start: slow_start(context, section),
         rebalance: rebalance(context, section),
-        twin: twin(&section.section("twin")),
+        twin: twin(context, &section.section("twin")),
         name: name.value.as_str().into(),
     };
     Some(pool)
@@ -244,9 +244,17 @@ fn rebalance(context: &Context<'_>, pool: &Section<'_>) -> Option<Rate> {
     Some(Rate::new(moves, Duration::from_secs(1), 1))
 }
 
+/// How much traffic a twin's figures may be about.
+const TWIN_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+
 /// None where it is off. "auto" is no discipline: that is to be found out.
-fn twin(section: &Section<'_>) -> Option<LiveSettings> {
+fn twin(context: &Context<'_>, section: &Section<'_>) -> Option<LiveSettings> {
+    let window = section.duration("window");
+    if !TWIN_WINDOW.contains(&window) {
+        context.error(section.place("window"), "`window` is between 1 s and 1 h", None);
+    }
     section.flag("enabled").then(|| LiveSettings {
+        window,
         events_per_second: section.number("events_per_second"),
         discipline: section.word("discipline", Discipline::from_word),
         warm_up: section.duration("warm_up"),

@@ -50,6 +50,7 @@ fn a_minimal_file_has_the_documented_defaults() {
     let twin = pool.twin.unwrap();
     assert_eq!((twin.events_per_second, twin.discipline), (20_000, None));
     assert_eq!((twin.warm_up, twin.store_round_trip), (Duration::from_millis(5), Duration::from_millis(1)));
+    assert_eq!(twin.window, Duration::from_secs(10));
     assert_eq!(pool.servers[0].capacity, 0);
 }
 
@@ -62,10 +63,12 @@ fn a_twin_is_told_how_servers_work_or_is_off() {
         assert_eq!(pool.servers[0].capacity, 12);
         pool.twin
     };
-    let known = "discipline = \"fifo\"\nevents_per_second = 500\nwarm_up = \"0s\"\nstore_round_trip = \"3ms\"";
+    let known = "discipline = \"fifo\"\nevents_per_second = 500\nwindow = \"5m\"\nwarm_up = \"0s\"\n\
+                 store_round_trip = \"3ms\"";
     let expected = LiveSettings {
         events_per_second: 500,
         discipline: Some(Discipline::Fifo),
+        window: Duration::from_secs(300),
         warm_up: Duration::ZERO,
         store_round_trip: Duration::from_millis(3),
     };
@@ -75,6 +78,9 @@ fn a_twin_is_told_how_servers_work_or_is_off() {
     let wrong = format!("{MINIMAL}[pool.twin]\ndiscipline = \"lifo\"\nevents_per_second = 0");
     assert_complains(&wrong, "\"lifo\" is no value of `discipline`");
     assert_eq!(complaints(&wrong).len(), 2);
+    for window in ["0s", "999ms", "61m"] {
+        assert_complains(&format!("{MINIMAL}[pool.twin]\nwindow = \"{window}\""), "between 1 s and 1 h");
+    }
 }
 
 #[test]

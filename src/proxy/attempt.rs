@@ -144,7 +144,9 @@ async fn choose(
 ) -> Result<usize, NoServer> {
     let mut may_wait = true;
     let alone = exchange.uses.as_ref().is_none_or(|uses| uses.alone) && !again;
-    let mut now = if again { Clock::now() } else { exchange.arrived };
+    // A look into a store, or at who signed a token, may have taken its time.
+    let is_at_once = !again && entry.shared.is_none() && entry.stateless.is_none();
+    let mut now = if is_at_once { exchange.arrived } else { Clock::now() };
     loop {
         let ask = Ask { preference, tried, key: balance_key(exchange, entry), worker: worker.id, now, may_wait, alone };
         let picked = entry.pool.pick(&ask, &mut worker.random.borrow_mut());

@@ -24,11 +24,11 @@ use crate::clock::{Clock, Moment};
 use crate::headers::{self, OwnHop};
 use crate::listener::Downstream;
 use crate::metrics::PoolMetrics;
-use crate::names::{CodeClass, Limit, LongLivedKind, Outcome, Verdict};
+use crate::names::{CodeClass, Limit, LongLivedKind, MovedWhy, Outcome, Verdict};
 use crate::pool::{Cost, InFlight, InUseGuard, Pick, Shadow};
 use crate::runtime::Snapshot;
 use crate::stateless::Verified;
-use crate::twin::Settled;
+use crate::twin::{Pinned, Settled};
 use crate::upstream::{BodyError, End, RequestBody, Tunnelled, UpstreamBody};
 
 /// One request and its response.
@@ -325,6 +325,7 @@ impl Exchange {
             server,
             session: self.session,
             key: balance_key(self, entry),
+            pinned: self.verdict.map_or(Pinned::No, |verdict| pinned(verdict, server)),
             arrived: self.arrived,
             begun: self.chosen,
             ended,
@@ -361,6 +362,17 @@ impl Exchange {
             traceparent: log.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or(""),
         };
         record.write(out);
+    }
+}
+
+/// Where its session is pinned, after this verdict and this server.
+fn pinned(verdict: Verdict, server: usize) -> Pinned {
+    match verdict {
+        Verdict::Kept | Verdict::Waited => Pinned::Already(server),
+        // At a momentary cap it stays where it was, which is not known here.
+        Verdict::Moved(MovedWhy::Full) | Verdict::None(_) | Verdict::Refused(_) => Pinned::No,
+        Verdict::Moved(_) => Pinned::Already(server),
+        Verdict::New(_) => Pinned::Newly(server),
     }
 }
 

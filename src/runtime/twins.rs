@@ -19,7 +19,7 @@ use super::snapshot::{PoolEntry, Snapshot};
 use crate::clock::{Clock, Moment};
 use crate::metrics::WorkerId;
 use crate::names::Ineligible;
-use crate::twin::{LivePool, LiveReport, LiveSettings, LiveTwin, Present, Sample, Settled};
+use crate::twin::{LivePool, LiveReport, LiveSettings, LiveTwin, Present, Sample, Settled, Takes};
 
 /// What one worker may have told between two turns, of all pools.
 const MOST_TOLD: usize = 65_536;
@@ -168,13 +168,15 @@ fn seats(snapshot: &Snapshot, now: Moment) -> Vec<(Arc<TwinSeat>, Present)> {
 }
 
 fn present(entry: &PoolEntry, now: Moment) -> Present {
-    let weights = entry.pool.servers.iter().map(|server| match server.unfit(now) {
-        None | Some(Ineligible::Full) => Some(server.weight()),
-        Some(Ineligible::Weightless) => Some(0),
-        Some(_) => None,
+    let servers = entry.pool.servers.iter().map(|server| match server.unfit(now) {
+        None | Some(Ineligible::Full | Ineligible::Weightless) => Takes::Anybody(server.weight()),
+        Some(Ineligible::Draining) if matches!(server.unfit_for_pinned(now), None | Some(Ineligible::Full)) => {
+            Takes::ItsOwn
+        }
+        Some(_) => Takes::Nobody,
     });
     let store_round_trip = entry.shared.as_ref().and_then(|shared| shared.store.round_trip());
-    Present { weights: weights.collect(), store_round_trip }
+    Present { servers: servers.collect(), store_round_trip }
 }
 
 /// What the thread has.
@@ -234,12 +236,13 @@ mod tests {
     use super::*;
     use crate::balance::Balance;
     use crate::pool::PinRules;
-    use crate::twin::{Discipline, LiveServer};
+    use crate::twin::{Discipline, LiveServer, Pinned};
 
     fn settings(events_per_second: u32) -> LiveSettings {
         LiveSettings {
             events_per_second,
             discipline: Some(Discipline::Sharing),
+            window: Duration::from_secs(10),
             warm_up: Duration::from_millis(5),
             store_round_trip: Duration::from_millis(1),
         }
@@ -262,14 +265,15 @@ mod tests {
     }
 
     fn present(seat: &TwinSeat) -> Present {
-        Present { weights: vec![Some(1); seat.pool.servers.len()], store_round_trip: None }
+        Present { servers: vec![Takes::Anybody(1); seat.pool.servers.len()], store_round_trip: None }
     }
 
     /// An exchange of 10 ms that ended now.
     fn settled(number: u64, now: Moment) -> Settled {
         let begun = Moment::from_nanos(now.as_nanos() - 10_000_000);
         let session = Some(number % 100);
-        Settled { server: number as usize % 2, session, key: number, arrived: begun, begun, ended: now }
+        let server = number as usize % 2;
+        Settled { server, session, key: number, pinned: Pinned::Already(server), arrived: begun, begun, ended: now }
     }
 
     /// So many exchanges a second of two workers, and a turn each second.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::policies::{STORE_ROUND_TRIP, WARM_UP};
+use super::policies::Costs;
 use super::{CAPACITY, MOST_CAPACITY, Options, SimulateError};
 use crate::affinity::Source;
 use crate::clock::Moment;
@@ -16,7 +16,10 @@ use crate::twin::{Discipline, PolicyModel, ServerModel};
 pub(super) struct Configured {
     pub pool: Box<str>,
     pub servers: Vec<ServerSettings>,
+    /// By position: what each serves at full speed at once; 0: to be found out.
+    pub capacities: Vec<u32>,
     pub policy: PolicyModel,
+    pub costs: Costs,
     /// What it has that the model has not.
     pub left_out: Option<&'static str>,
 }
@@ -28,6 +31,18 @@ pub(super) fn load(path: &Path) -> Result<Vec<Configured>, SimulateError> {
 }
 
 impl Configured {
+    /// What the server at this position serves at full speed at once, if the file says so and the command line does not
+    /// say otherwise.
+    pub(super) fn capacity(&self, server: usize, options: &Options<'_>) -> Option<u32> {
+        let told = self.capacities.get(server).copied().filter(|told| *told > 0 && options.capacity.is_none())?;
+        Some(told.min(MOST_CAPACITY))
+    }
+
+    /// Whether the file says so of every server.
+    pub(super) fn tells_capacities(&self, options: &Options<'_>) -> bool {
+        (0..self.servers.len()).all(|server| self.capacity(server, options).is_some())
+    }
+
     /// The pool that is meant: the one named, else the log's, else the only one.
     pub(super) fn choose(all: Vec<Self>, named: Option<&str>, of_log: Option<&str>) -> Result<Self, SimulateError> {
         let known = all.iter().map(|one| format!("`{}`", one.pool)).collect::<Vec<_>>().join(", ");
@@ -53,22 +68,26 @@ fn configured(pool: &PoolSettings) -> Configured {
     let source = pool.sticky.as_ref().map(|sticky| &sticky.source);
     // A header or an address says by itself where it belongs.
     let is_hashed = matches!(source, Some(Source::Header(_) | Source::Address));
+    let told = pool.twin.map(|twin| Costs { warm_up: twin.warm_up, store_round_trip: twin.store_round_trip });
+    let costs = told.unwrap_or_default();
     let policy = PolicyModel {
         name: format!("{} as configured", pool.name).into(),
         balance: pool.balance,
         is_hashed,
         pins: source.map(|_| pool.pins),
-        warm_up: if source.is_some() { WARM_UP } else { Duration::ZERO },
-        store_round_trip: if pool.shared.is_some() { STORE_ROUND_TRIP } else { Duration::ZERO },
+        is_in_force: true,
+        warm_up: if source.is_some() { costs.warm_up } else { Duration::ZERO },
+        store_round_trip: if pool.shared.is_some() { costs.store_round_trip } else { Duration::ZERO },
     };
     let servers = pool.servers.iter().map(|server| server.settings.clone()).collect();
+    let capacities = pool.servers.iter().map(|server| server.capacity).collect();
     let left_out = match (pool.slow_start.is_some(), pool.rebalance.is_some()) {
         (true, true) => Some("The pool's slow start and rebalancing are not modelled."),
         (true, false) => Some("The pool's slow start is not modelled."),
         (false, true) => Some("The pool's rebalancing is not modelled."),
         (false, false) => None,
     };
-    Configured { pool: Box::from(&*pool.name), servers, policy, left_out }
+    Configured { pool: Box::from(&*pool.name), servers, capacities, policy, costs, left_out }
 }
 
 /// The servers that are modelled: of the configuration, or so many of these names that are all alike.
@@ -85,18 +104,21 @@ pub(super) fn servers(
         None => names.iter().map(|name| alike(name)).collect(),
     };
     let smallest = settings.iter().map(|server| server.weight).filter(|weight| *weight > 0).min().unwrap_or(1);
-    let model = |server: ServerSettings| ServerModel {
-        capacity: capacity(options.capacity.unwrap_or(CAPACITY), server.weight.max(smallest), smallest),
+    let told = |at: usize| configured.and_then(|configured| configured.capacity(at, options));
+    let by_weight = |weight: u32| capacity(options.capacity.unwrap_or(CAPACITY), weight.max(smallest), smallest);
+    let model = |(at, server): (usize, ServerSettings)| ServerModel {
+        capacity: told(at).unwrap_or_else(|| by_weight(server.weight)),
         name: server.name,
         weight: server.weight,
         max_requests: server.max_requests,
         backup: server.backup,
+        drains: false,
         discipline,
         speed: 1.0,
         from: Moment::from_nanos(0),
         until: Moment::from_nanos(u64::MAX),
     };
-    settings.into_iter().map(model).collect()
+    settings.into_iter().enumerate().map(model).collect()
 }
 
 fn capacity(each: u32, weight: u32, smallest: u32) -> u32 {
@@ -105,7 +127,15 @@ fn capacity(each: u32, weight: u32, smallest: u32) -> u32 {
 }
 
 /// What was taken for granted about servers.
-pub(super) fn assumption(servers: &[ServerModel], options: &Options<'_>, discipline: &str) -> String {
+pub(super) fn assumption(
+    servers: &[ServerModel],
+    configured: Option<&Configured>,
+    options: &Options<'_>,
+    discipline: &str,
+) -> String {
+    if configured.is_some_and(|configured| configured.tells_capacities(options)) {
+        return format!("What a server serves at full speed at once is as configured, {discipline}.");
+    }
     let each = options.capacity.unwrap_or(CAPACITY).clamp(1, MOST_CAPACITY);
     let uneven = servers.iter().any(|server| server.capacity != each);
     let weighed = if uneven { ", times its weight over the smallest" } else { "" };
@@ -117,12 +147,14 @@ mod tests {
     use super::*;
 
     fn named(names: &[&str]) -> Vec<Configured> {
-        let policy = super::super::policies::compared(None).remove(0);
+        let policy = super::super::policies::compared(None, Costs::default()).remove(0);
         let server = ServerSettings { name: "a".into(), weight: 1, max_requests: 0, backup: false };
         let pool = |name: &&str| Configured {
             pool: (*name).into(),
             servers: vec![server.clone()],
+            capacities: vec![0],
             policy: policy.clone(),
+            costs: Costs::default(),
             left_out: None,
         };
         names.iter().map(pool).collect()

@@ -184,6 +184,7 @@ pub fn run(options: Options<'_>) -> Result<Simulated, SimulateError> {
         }
     };
     let mut scenario = scenario;
+    scenario.assumed.push(configured.as_ref().map(|configured| configured.costs).unwrap_or_default().note());
     scenario.assumed.extend(configured.as_ref().and_then(|configured| configured.left_out).map(str::to_owned));
     let results = play(scenario, configured, &options);
     (options.progress)(1.0);
@@ -192,9 +193,10 @@ pub fn run(options: Options<'_>) -> Result<Simulated, SimulateError> {
 
 /// Plays the scenario once per policy.
 fn play(scenario: Scenario, configured: Option<Configured>, options: &Options<'_>) -> Results {
+    let costs = configured.as_ref().map(|configured| configured.costs).unwrap_or_default();
     let own = configured.map(|configured| configured.policy);
     let has_own = own.is_some();
-    let policies = policies::compared(own);
+    let policies = policies::compared(own, costs);
     let count = policies.len() as f64;
     let mut rows = Vec::new();
     for (at, policy) in policies.into_iter().enumerate() {

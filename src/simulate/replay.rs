@@ -7,11 +7,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::configured::{self, Configured};
-use super::logs::{Format, LeftOut, Log, Logged};
+use super::logs::{Format, LeftOut, Log, Logged, Pin};
 use super::table::grouped;
 use super::{CAPACITY, DisciplineChoice, MOST_CAPACITY, Measured, Options, Scenario};
 use crate::clock::Moment;
-use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, ServerModel};
+use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, Pinned, ServerModel};
 
 /// Exchanges under way at once that are told apart; and how often what can be said is worked out.
 const BUFFER: usize = 1 << 20;
@@ -27,12 +27,15 @@ pub(super) fn scenario(log: Log, title: String, configured: Option<&Configured>,
     let guessed: Vec<Box<str>> = (1..=SERVERS).map(|number| format!("server-{number}").into()).collect();
     let names = if named.is_empty() { &guessed } else { &named };
     let mut servers = configured::servers(configured, names, Discipline::Fifo, options);
-    let told = if options.capacity.is_none() && !named.is_empty() { tell_capacities(&log, &mut servers) } else { None };
+    let may_tell = options.capacity.is_none()
+        && !named.is_empty()
+        && !configured.is_some_and(|configured| configured.tells_capacities(options));
+    let told = if may_tell { tell_capacities(&log, &mut servers, configured, options) } else { None };
     let (discipline, why) = discipline(&log, &servers, options);
     servers.iter_mut().for_each(|server| server.discipline = discipline);
     let capacities = match told {
         Some(told) => format!("{told}, {why}."),
-        None => configured::assumption(&servers, options, &why),
+        None => configured::assumption(&servers, configured, options, &why),
     };
     let mut assumed = vec![account(&log), sessions(&log), capacities];
     assumed.push(demands_note(&log, &named, configured.is_some()));
@@ -60,7 +63,12 @@ fn names_of_servers(log: &Log) -> Vec<Box<str>> {
 
 /// Gives servers the capacity that the log tells: where more at once took longer, or where none did, the most that there
 /// were at once. Says so.
-fn tell_capacities(log: &Log, servers: &mut [ServerModel]) -> Option<String> {
+fn tell_capacities(
+    log: &Log,
+    servers: &mut [ServerModel],
+    configured: Option<&Configured>,
+    options: &Options<'_>,
+) -> Option<String> {
     let came = Came::of(&log.exchanges);
     let unknown = Known { capacity: 0, discipline: None, speed: 1.0 };
     let (_, demands) = derive(log, &came, &vec![unknown; log.servers.len()]);
@@ -70,8 +78,11 @@ fn tell_capacities(log: &Log, servers: &mut [ServerModel]) -> Option<String> {
     told.sort_unstable();
     // Who was never beyond what it can do is taken to be like those that were.
     let alike = told.get(told.len() / 2).copied();
-    for server in servers.iter_mut() {
+    for (at, server) in servers.iter_mut().enumerate() {
         let Some(number) = number(server) else { continue };
+        if configured.is_some_and(|configured| configured.capacity(at, options).is_some()) {
+            continue;
+        }
         let most_seen = || most[number].max(CAPACITY);
         let capacity = demands.capacity(number).or(alike).unwrap_or_else(most_seen);
         server.capacity = capacity.clamp(1, MOST_CAPACITY);
@@ -135,7 +146,10 @@ fn arrivals(
 ) -> (Vec<Arrival>, Misfit) {
     let came = Came::of(&log.exchanges);
     let (found, demands) = derive(log, &came, &known(log, servers, discipline, options));
-    let mut arrivals: Vec<Arrival> = found.iter().filter_map(|arrival| restored(log, &came, arrival)).collect();
+    let positions: Vec<Option<usize>> =
+        log.servers.iter().map(|name| servers.iter().position(|server| server.name == *name)).collect();
+    let mut arrivals: Vec<Arrival> =
+        found.iter().filter_map(|arrival| restored(log, &came, &positions, arrival)).collect();
     let alone = log.exchanges.iter().filter(|logged| logged.server.is_none());
     arrivals.extend(alone.map(|logged| came.arrival(logged, logged.latency)));
     // Stable: what comes at one moment stays in the order of the log.
@@ -172,7 +186,8 @@ impl Came {
     }
 
     fn arrival(&self, logged: &Logged, demand: Duration) -> Arrival {
-        Arrival { at: self.moment(logged), session: logged.session, demand, key: logged.key }
+        let Logged { session, key, .. } = *logged;
+        Arrival { at: self.moment(logged), session, demand, key, pinned: Pinned::No }
     }
 }
 
@@ -188,10 +203,16 @@ fn observed(log: &Log, came: &Came) -> Vec<Observed> {
     observed
 }
 
-/// The arrival at the proxy of an exchange whose demand is known now.
-fn restored(log: &Log, came: &Came, arrival: &Arrival) -> Option<Arrival> {
+/// The arrival at the proxy of an exchange whose demand is known now, for servers at these positions of the model.
+fn restored(log: &Log, came: &Came, positions: &[Option<usize>], arrival: &Arrival) -> Option<Arrival> {
     let logged = log.exchanges.get(usize::try_from(arrival.key).ok()?)?;
-    Some(came.arrival(logged, arrival.demand))
+    let server = logged.server.and_then(|number| positions.get(usize::from(number)).copied().flatten());
+    let pinned = match (logged.pin, server) {
+        (Pin::Old, Some(server)) => Pinned::Already(server),
+        (Pin::New, Some(server)) => Pinned::Newly(server),
+        (Pin::Unknown, _) | (_, None) => Pinned::No,
+    };
+    Some(Arrival { pinned, ..came.arrival(logged, arrival.demand) })
 }
 
 /// What is known of the log's servers, by their numbers: what the model takes them for.
@@ -360,7 +381,7 @@ mod tests {
             Discipline::Fifo,
             &Options { capacity: Some(1), ..options(DisciplineChoice::Auto) },
         );
-        let policy = super::super::policies::compared(None).remove(1);
+        let policy = super::super::policies::compared(None, super::super::policies::Costs::default()).remove(1);
         let mut model = Model::new(&servers, policy, 1);
         for number in 0..6_000_u64 {
             came += random.i64(1..20_000);
@@ -370,6 +391,7 @@ mod tests {
                 session: None,
                 demand: Duration::from_micros(work as u64),
                 key: number,
+                pinned: Pinned::No,
             });
             free = free.max(came) + work;
             exchanges.push(Logged::new(came, Duration::from_micros((free - came) as u64), Some(0), None));
@@ -383,7 +405,7 @@ mod tests {
         let one_worker = Options { capacity: Some(1), ..options(DisciplineChoice::Auto) };
         let scenario = scenario(log, "x".to_owned(), None, &one_worker);
         assert_eq!(scenario.servers[0].discipline, Discipline::Fifo, "{:?}", scenario.assumed);
-        let policy = super::super::policies::compared(None).remove(1);
+        let policy = super::super::policies::compared(None, super::super::policies::Costs::default()).remove(1);
         let again = super::super::play_one(&scenario, policy, 1, &|_| {});
         let (said, again) = (outcome.latency.quantile(0.99).as_secs_f64(), again.latency.quantile(0.99).as_secs_f64());
         assert!((again / said - 1.0).abs() < 0.02, "{again} and {said}");

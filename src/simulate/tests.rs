@@ -70,7 +70,7 @@ fn the_table_has_a_line_per_policy_and_its_columns_in_line() {
     let lines: Vec<&str> = table.lines().skip_while(|line| !line.starts_with("policy")).take(9).collect();
     assert_eq!(lines.len(), 9, "{table}");
     let width = lines[0].chars().count();
-    for (line, policy) in lines[1..].iter().zip(policies::compared(None)) {
+    for (line, policy) in lines[1..].iter().zip(policies::compared(None, policies::Costs::default())) {
         assert!(line.starts_with(&*policy.name), "{line}");
         assert_eq!(line.chars().count(), width, "{line}");
     }
@@ -86,7 +86,7 @@ fn hard_pins_are_less_even_than_no_sessions_and_soft_ones_keep_most() {
     let mut scenario = workloads::scenario(Workload::Shop, None, &options);
     scenario.arrivals.truncate(40_000);
     let outcome = |is_meant: &dyn Fn(&PolicyModel) -> bool| {
-        let policy = policies::compared(None).into_iter().find(is_meant).unwrap();
+        let policy = policies::compared(None, policies::Costs::default()).into_iter().find(is_meant).unwrap();
         let outcome = play_one(&scenario, policy.clone(), 1, &|_| {});
         Row { policy, outcome }
     };
@@ -106,7 +106,7 @@ fn hard_pins_are_less_even_than_no_sessions_and_soft_ones_keep_most() {
 fn a_death_loses_the_sessions_that_were_pinned_hard() {
     let options = workload("server-death", 1);
     let scenario = workloads::scenario(Workload::ServerDeath, None, &options);
-    let rows: Vec<Row> = policies::compared(None)
+    let rows: Vec<Row> = policies::compared(None, policies::Costs::default())
         .into_iter()
         .map(|policy| Row { outcome: play_one(&scenario, policy.clone(), 1, &|_| {}), policy })
         .collect();

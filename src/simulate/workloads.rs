@@ -27,7 +27,7 @@ use super::logs::Unreadable;
 use super::{DisciplineChoice, Options, Scenario, SimulateError};
 use crate::clock::Moment;
 use crate::names::words;
-use crate::twin::{Arrival, Discipline, ServerModel};
+use crate::twin::{Arrival, Discipline, Pinned, ServerModel};
 
 /// Seconds of work, in the mean.
 const WORK: f64 = 0.030;
@@ -112,7 +112,7 @@ pub(super) fn scenario(workload: Workload, configured: Option<&Configured>, opti
     let length = (rate * LENGTH).clamp(FEWEST, MOST) / rate;
     let made = generate(workload, rate, length, options.seed);
     let assumed = vec![
-        configured::assumption(&servers, options, discipline.as_str()),
+        configured::assumption(&servers, configured, options, discipline.as_str()),
         format!(
             "Work is lognormal, 30 ms in the mean; all of it is {:.0} % of what the servers can do{}.",
             workload.load() * 100.0,
@@ -208,7 +208,8 @@ fn one_session(workload: Workload, robot: bool, length: f64, random: &mut Rng, a
             return;
         }
         if at >= 0.0 {
-            arrivals.push(Arrival { at: moment(at), session: Some(session), demand: work(random), key: session });
+            let demand = work(random);
+            arrivals.push(Arrival { at: moment(at), session: Some(session), demand, key: session, pinned: Pinned::No });
         }
         at += match (robot, workload) {
             (true, _) => exponential(random, ROBOT_THOUGHT),
@@ -222,7 +223,8 @@ fn without_sessions(rate: f64, length: f64, random: &mut Rng) -> Vec<Arrival> {
     let mut arrivals = Vec::with_capacity((rate * length) as usize);
     let mut at = exponential(random, 1.0 / rate);
     while at < length {
-        arrivals.push(Arrival { at: moment(at), session: None, demand: work(random), key: random.u64(..) });
+        let (demand, key) = (work(random), random.u64(..));
+        arrivals.push(Arrival { at: moment(at), session: None, demand, key, pinned: Pinned::No });
         at += exponential(random, 1.0 / rate);
     }
     arrivals

@@ -25,7 +25,7 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use super::server::limits;
-use super::{Arrival, Discipline};
+use super::{Arrival, Discipline, Pinned};
 use crate::clock::Moment;
 
 /// One exchange, as a proxy sees it.
@@ -172,7 +172,7 @@ impl Demands {
     pub fn arrival(&mut self) -> Option<Arrival> {
         let demand = self.open.begun.front()?.demand?;
         let Begun { observed, .. } = self.open.pop_first()?;
-        Some(Arrival { at: observed.begun, session: observed.session, demand, key: observed.key })
+        Some(Arrival { at: observed.begun, session: observed.session, demand, key: observed.key, pinned: Pinned::No })
     }
 
     /// Nothing more will be offered: all that is left.

@@ -11,8 +11,13 @@
 //! share, the number in flight in the sample stands for the number in all, with more noise; for FIFO servers, few workers
 //! queue more than many at the same load. Both make modelled latencies longer, and the fit says by how much.
 //!
-//! **Who is there.** Servers that take no newcomers are not in the models. When that changes, or what is known of capacities
-//! and disciplines, the models start anew with empty servers and sessions that have no place; a report comes a window later.
+//! **Who is there.** Servers that drain have their pinned sessions only; those that take nobody are not in the models. When
+//! that changes, or what is known of capacities and disciplines, the models start anew with empty servers; a report comes a
+//! window later.
+//!
+//! **Pins.** A session that was pinned when a model meets it for the first time is pinned there in the model as well. A
+//! newcomer is placed by each model itself, but for those of the policy in force: these place it where it was really
+//! placed, so that fit says how well servers and demands are modelled, and not who was lucky.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +25,9 @@ use std::time::Duration;
 use foldhash::HashMap;
 
 use super::sample::{Budget, Sample};
-use super::{Arrival, Demands, Discipline, Known, Latencies, Model, Observed, Outcome, PolicyModel, ServerModel};
+use super::{
+    Arrival, Demands, Discipline, Known, Latencies, Model, Observed, Outcome, Pinned, PolicyModel, ServerModel,
+};
 use crate::balance::Balance;
 use crate::clock::Moment;
 use crate::names::words;
@@ -30,11 +37,9 @@ use crate::pool::{PinKind, PinRules, WhenUnavailable};
 const HORIZON: Duration = Duration::from_secs(5);
 /// How long an exchange may have waited before its server for the models to have it in its place.
 const REORDER: Duration = Duration::from_secs(2);
-/// What a report is about: so long,
-const WINDOW: Duration = Duration::from_secs(10);
-/// and longer, where there are fewer exchanges than this,
+/// A window with fewer exchanges than this goes on,
 const ENOUGH: u64 = 200;
-/// but no longer than this.
+/// until it is so long.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 /// Modelled over measured p99, where the answer is to be trusted.
 const GOOD_FIT: std::ops::RangeInclusive<f64> = 0.8..=1.25;
@@ -89,6 +94,8 @@ pub struct LiveSettings {
     pub events_per_second: u32,
     /// None: to be found out.
     pub discipline: Option<Discipline>,
+    /// What a report is about.
+    pub window: Duration,
     pub warm_up: Duration,
     /// Where no store is measured.
     pub store_round_trip: Duration,
@@ -120,11 +127,21 @@ pub struct LiveServer {
     pub backup: bool,
 }
 
+/// Whom a server takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Newcomers by this weight, and those that are pinned to it.
+    Anybody(u32),
+    /// Those that are pinned to it: it drains.
+    ItsOwn,
+    Nobody,
+}
+
 /// How things are now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Present {
-    /// By position: the weight of each server; none where it takes no newcomers.
-    pub weights: Vec<Option<u32>>,
+    /// By position.
+    pub servers: Vec<Takes>,
     /// The store's round trip, where one is measured.
     pub store_round_trip: Option<Duration>,
 }
@@ -137,9 +154,10 @@ pub struct Settled {
     pub session: Option<u64>,
     /// What `hash` hashes.
     pub key: u64,
+    pub pinned: Pinned,
     /// At the proxy.
     pub arrived: Moment,
-    /// The server was given it.
+    /// The server was given it: what the proxy did before, in a store or a line, is no work of the server.
     pub begun: Moment,
     /// The server had given its last byte.
     pub ended: Moment,
@@ -205,6 +223,7 @@ struct Beside {
     arrived: Moment,
     ended: Moment,
     key: u64,
+    pinned: Pinned,
     latency: Duration,
 }
 
@@ -283,14 +302,11 @@ impl LiveTwin {
             return;
         }
         self.number += 1;
-        let Settled { server, session, key, arrived, ended, .. } = settled;
-        // What the store took is no work of the server.
-        let recalled = if session.is_some() { arrived + self.own_round_trip() } else { arrived };
-        let begun = settled.begun.max(recalled).min(ended);
+        let Settled { server, session, key, pinned, arrived, begun, ended } = settled;
         // Where a hash decides on sessions, it is theirs.
         let is_hashed = self.pool.is_hashed || (self.pool.is_sticky && self.pool.balance == Balance::Hash);
         let key = session.filter(|_| is_hashed).unwrap_or(key);
-        self.beside.insert(self.number, Beside { arrived, ended, key, latency: ended.since(arrived) });
+        self.beside.insert(self.number, Beside { arrived, ended, key, pinned, latency: ended.since(arrived) });
         self.demands.offer(Observed { server, begun, ended, session, key: self.number });
     }
 
@@ -326,7 +342,7 @@ impl LiveTwin {
 
     /// The models are of servers as they are.
     fn follow(&mut self, present: Present) {
-        if self.present.weights != present.weights {
+        if self.present.servers != present.servers {
             self.models = None;
         }
         self.present = present;
@@ -360,8 +376,9 @@ impl LiveTwin {
     fn restore(&mut self, arrival: Arrival) {
         let number = arrival.key;
         match self.beside.remove(&number) {
-            Some(Beside { arrived, key, latency, .. }) => {
-                self.restored.insert((arrived, number), (Arrival { at: arrived, key, ..arrival }, latency));
+            Some(Beside { arrived, key, pinned, latency, .. }) => {
+                let arrival = Arrival { at: arrived, key, pinned, ..arrival };
+                self.restored.insert((arrived, number), (arrival, latency));
             }
             None => self.window.left_out += 1,
         }
@@ -394,17 +411,18 @@ impl LiveTwin {
     /// The servers as far as they are known.
     fn servers(&self) -> Vec<ServerModel> {
         let model = |(at, server): (usize, &LiveServer)| {
-            let weight = self.present.weights.get(at).copied().flatten();
+            let takes = self.present.servers.get(at).copied().unwrap_or(Takes::Nobody);
             ServerModel {
                 name: server.name.clone(),
-                weight: weight.unwrap_or(0),
+                weight: if let Takes::Anybody(weight) = takes { weight } else { 0 },
                 max_requests: self.sample.scaled(server.max_requests),
                 backup: server.backup,
+                drains: takes == Takes::ItsOwn,
                 capacity: self.demands.capacity(at).unwrap_or(0),
                 discipline: self.demands.discipline(at).unwrap_or(Discipline::Sharing),
                 speed: 1.0,
                 from: Moment::default(),
-                until: if weight.is_some() { Moment::from_nanos(u64::MAX) } else { Moment::default() },
+                until: if takes == Takes::Nobody { Moment::default() } else { Moment::from_nanos(u64::MAX) },
             }
         };
         self.pool.servers.iter().enumerate().map(model).collect()
@@ -412,6 +430,15 @@ impl LiveTwin {
 
     /// In the order of [`LivePolicy::ALL`].
     fn policies(&self) -> Vec<PolicyModel> {
+        let mut policies = self.compared();
+        let in_force = policies.first().cloned();
+        for policy in &mut policies {
+            policy.is_in_force = in_force.as_ref().is_some_and(|actual| is_the_same(actual, policy));
+        }
+        policies
+    }
+
+    fn compared(&self) -> Vec<PolicyModel> {
         // A hash of sessions is a way of pinning them.
         let balance = if self.pool.balance == Balance::Hash { Balance::P2c } else { self.pool.balance };
         let own = match self.pool.pins.kind {
@@ -436,6 +463,7 @@ impl LiveTwin {
                 balance,
                 is_hashed: *policy == LivePolicy::Actual && self.pool.is_hashed,
                 pins: pins.map(|pins| thinned(pins, self.sample)),
+                is_in_force: false,
                 warm_up: if pins.is_some() { self.settings.warm_up } else { Duration::ZERO },
                 store_round_trip: store,
             }
@@ -447,7 +475,7 @@ impl LiveTwin {
     fn report(&mut self, until: Moment) -> Option<LiveReport> {
         let models = self.models.as_mut()?;
         let (span, exchanges) = (until.since(self.window.from), self.window.measured.count());
-        if exchanges == 0 || span < WINDOW || (exchanges < ENOUGH && span < LONGEST_WINDOW) {
+        if exchanges == 0 || span < self.settings.window || (exchanges < ENOUGH && span < LONGEST_WINDOW) {
             return None;
         }
         let window = std::mem::take(&mut self.window);
@@ -485,8 +513,8 @@ impl LiveTwin {
             Doubt::TooFew => report.exchanges < ENOUGH,
             Doubt::Misfit => report.fit.is_none_or(|fit| !GOOD_FIT.contains(&fit)),
             Doubt::NoLimit => {
-                let servers = report.servers.iter().zip(&self.present.weights);
-                servers.into_iter().any(|(server, weight)| weight.is_some() && server.capacity.is_none())
+                let mut servers = report.servers.iter().zip(&self.present.servers);
+                servers.any(|(server, takes)| *takes != Takes::Nobody && server.capacity.is_none())
             }
             Doubt::Refused => report.policies.iter().any(|policy| policy.refused > MAY_BE_MISSING),
             Doubt::Dropped => is_missing(report.dropped),
@@ -535,6 +563,12 @@ fn are_alike(ones: &[ServerModel], others: &[ServerModel]) -> bool {
         .all(|(one, other)| one.discipline == other.discipline && is_near(one.capacity, other.capacity))
 }
 
+/// Whether two policies place requests in the same way.
+fn is_the_same(one: &PolicyModel, other: &PolicyModel) -> bool {
+    let ways = [one, other].map(|policy| (policy.balance, policy.is_hashed, policy.pins));
+    ways[0] == ways[1]
+}
+
 /// Whether a store's round trip has not changed by so much that it matters.
 fn is_about(one: Duration, other: Duration) -> bool {
     one.abs_diff(other) <= one.max(other) / 4 + Duration::from_micros(100)
@@ -567,9 +601,11 @@ mod tests {
     use super::*;
     use crate::pool::Queue;
 
+    const WINDOW: Duration = Duration::from_secs(10);
     const SETTINGS: LiveSettings = LiveSettings {
         events_per_second: 20_000,
         discipline: Some(Discipline::Sharing),
+        window: WINDOW,
         warm_up: Duration::from_millis(5),
         store_round_trip: Duration::from_millis(1),
     };
@@ -593,7 +629,7 @@ mod tests {
     }
 
     fn both() -> Present {
-        Present { weights: vec![Some(1), Some(1)], store_round_trip: None }
+        Present { servers: vec![Takes::Anybody(1); 2], store_round_trip: None }
     }
 
     const fn second(number: u64) -> Moment {
@@ -607,6 +643,7 @@ mod tests {
             weight: 1,
             max_requests: 0,
             backup: false,
+            drains: false,
             capacity,
             discipline,
             speed: 1.0,
@@ -618,6 +655,7 @@ mod tests {
             balance: Balance::P2c,
             is_hashed: false,
             pins: Some(HARD),
+            is_in_force: false,
             warm_up: Duration::ZERO,
             store_round_trip: Duration::ZERO,
         };
@@ -632,13 +670,24 @@ mod tests {
             now = now + exponential(gap);
             turn += 1;
             let session = turn * 7_919 % 500;
-            model.offer(Arrival { at: now, session: Some(session), demand: exponential(0.010), key: session });
+            model.offer(Arrival {
+                at: now,
+                session: Some(session),
+                demand: exponential(0.010),
+                key: session,
+                pinned: Pinned::No,
+            });
         }
         model.take_settled()
     }
 
     /// Plays what was seen, with a turn each second; gives all reports.
     fn play(twin: &mut LiveTwin, seen: &[Observed], present: &Present) -> Vec<LiveReport> {
+        play_after(twin, seen, present, Duration::ZERO)
+    }
+
+    /// The same, where each had waited for so long before it was given to its server.
+    fn play_after(twin: &mut LiveTwin, seen: &[Observed], present: &Present, waited: Duration) -> Vec<LiveReport> {
         let mut reports = Vec::new();
         let mut turn = 1;
         for observed in seen {
@@ -647,7 +696,7 @@ mod tests {
                 turn += 1;
             }
             if observed.session.is_none_or(|session| twin.sample().takes(session)) {
-                twin.offer(settled(observed));
+                twin.offer(Settled { arrived: before(observed.begun, waited), ..settled(observed) });
             }
         }
         reports
@@ -655,7 +704,7 @@ mod tests {
 
     fn settled(observed: &Observed) -> Settled {
         let Observed { server, begun, ended, session, key } = *observed;
-        Settled { server, session, key, arrived: begun, begun, ended }
+        Settled { server, session, key, pinned: Pinned::Already(server), arrived: begun, begun, ended }
     }
 
     fn twin(settings: LiveSettings, pool: LivePool) -> LiveTwin {
@@ -707,7 +756,7 @@ mod tests {
     #[test]
     fn who_takes_no_newcomers_is_not_in_the_models() {
         let mut twin = twin(SETTINGS, shop(4));
-        let one = Present { weights: vec![Some(1), None], store_round_trip: None };
+        let one = Present { servers: vec![Takes::Anybody(1), Takes::Nobody], store_round_trip: None };
         let mut seen = seen(4, Discipline::Sharing, 0.4, 40);
         seen.iter_mut().for_each(|observed| observed.server = 0);
         let reports = play(&mut twin, &seen, &one);
@@ -715,7 +764,8 @@ mod tests {
         assert!(last.policies.iter().all(|policy| policy.max_over_mean == 1.0), "{last:?}");
         let mut both = twin_of_the_same(&seen, &both());
         let other = both.pop().unwrap();
-        assert!(other.policies[0].latency.p99 < last.policies[0].latency.p99, "two are faster than one");
+        assert!(other.policies[3].latency.p99 < last.policies[3].latency.p99, "two are faster than one");
+        assert_eq!(other.policies[0].latency, last.policies[0].latency, "who is pinned to one stays there");
     }
 
     fn twin_of_the_same(seen: &[Observed], present: &Present) -> Vec<LiveReport> {
@@ -742,7 +792,7 @@ mod tests {
         let mut reports = Vec::new();
         for number in 1..90 {
             let (begun, ended) = (second(number), second(number) + Duration::from_millis(10));
-            twin.offer(Settled { server: 0, session: Some(number), key: 0, arrived: begun, begun, ended });
+            twin.offer(settled(&Observed { server: 0, begun, ended, session: Some(number), key: 0 }));
             reports.extend(twin.turn(second(number + 1), both(), 1));
         }
         let [only] = &reports[..] else { panic!("one window of a minute: {reports:?}") };
@@ -759,7 +809,7 @@ mod tests {
             let arrived = Moment::from_nanos(number * 10_000_000);
             let (session, ended) = (Some(number % 160), arrived + Duration::from_millis(8));
             // All from one address.
-            twin.offer(Settled { server: 0, session, key: 7, arrived, begun: arrived, ended });
+            twin.offer(settled(&Observed { server: 0, begun: arrived, ended, session, key: 7 }));
             if number % 100 == 0 {
                 reports.extend(twin.turn(ended, both(), 0));
             }
@@ -776,7 +826,8 @@ mod tests {
             let arrived = Moment::from_nanos(number * 10_000_000);
             let begun = arrived + Duration::from_millis(30);
             let ended = begun + Duration::from_millis(8);
-            twin.offer(Settled { server: 0, session: None, key: number, arrived, begun, ended });
+            let observed = Observed { server: 0, begun, ended, session: None, key: number };
+            twin.offer(Settled { pinned: Pinned::No, arrived, ..settled(&observed) });
             if number % 100 == 0 {
                 reports.extend(twin.turn(ended, both(), 0));
             }
@@ -805,18 +856,18 @@ mod tests {
         let pool = LivePool { is_sticky: false, has_store: true, ..shop(4) };
         let mut twin = twin(SETTINGS, pool);
         let mut measured = both();
-        let mut seen = seen(4, Discipline::Sharing, 0.2, 50);
-        let half = seen.len() / 2;
+        let seen = seen(4, Discipline::Sharing, 0.2, 50);
+        let (first, second) = seen.split_at(seen.len() / 2);
         // As a proxy sees it that asks a store first: it takes 20 ms.
-        seen.iter_mut().for_each(|observed| observed.ended = observed.ended + Duration::from_millis(20));
-        let (first, second) = seen.split_at(half);
-        let guessed = play(&mut twin, first, &measured).pop().unwrap();
-        measured.store_round_trip = Some(Duration::from_millis(20));
-        let known = play(&mut twin, second, &measured).pop().unwrap();
+        let store = Duration::from_millis(20);
+        let guessed = play_after(&mut twin, first, &measured, store).pop().unwrap();
+        measured.store_round_trip = Some(store);
+        let known = play_after(&mut twin, second, &measured, store).pop().unwrap();
         let p50 = |report: &LiveReport| [0, 1].map(|policy| report.policies[policy].latency.p50.as_millis());
-        let ([with_store, pinned], [still, alone]) = (p50(&guessed), p50(&known));
-        assert!(with_store > 20 && pinned > 20, "it seems to be work of the servers: {guessed:?}");
-        assert!(still > 20 && alone < 15, "pins would save it: {known:?}");
+        let ([with_guess, pinned], [with_store, still]) = (p50(&guessed), p50(&known));
+        assert!(with_guess < 15 && pinned < 15, "it is no work of the servers: {guessed:?}");
+        assert!(guessed.doubts.contains(&Doubt::Misfit), "{guessed:?}");
+        assert!(with_store > 20 && still < 15, "pins would save it: {known:?}");
         assert!(known.fit.is_some_and(|fit| GOOD_FIT.contains(&fit)), "{known:?}");
     }
 

@@ -27,7 +27,7 @@ pub use demand::{Demands, Known, Misfit, Observed};
 pub use latencies::Latencies;
 pub use live::{
     Doubt, LivePolicy, LivePool, LiveReport, LiveServer, LiveSettings, LiveTwin, PolicyReport, Present, Quantiles,
-    ServerReport, Settled,
+    ServerReport, Settled, Takes,
 };
 pub use model::Model;
 pub use sample::Sample;
@@ -56,6 +56,8 @@ pub struct ServerModel {
     /// What the proxy lets it have at once; 0: no cap.
     pub max_requests: u32,
     pub backup: bool,
+    /// Only sessions that are pinned to it get there.
+    pub drains: bool,
     /// Requests that it serves at full speed at once; 0: however many.
     pub capacity: u32,
     pub discipline: Discipline,
@@ -77,6 +79,8 @@ pub struct PolicyModel {
     pub is_hashed: bool,
     /// None: sessions are anywhere. Some: they are pinned, by these rules.
     pub pins: Option<PinRules>,
+    /// It is in force where arrivals come from: a new session is placed where it really was.
+    pub is_in_force: bool,
     /// What a pinned session's request costs beside its demand on another server than its own, whose caches are cold.
     pub warm_up: Duration,
     /// What every request of a session waits for its store, before a server is chosen.
@@ -92,6 +96,19 @@ pub struct Arrival {
     pub demand: Duration,
     /// What `hash` hashes.
     pub key: u64,
+    pub pinned: Pinned,
+}
+
+/// Where a session was pinned when its request had been served, for models that meet it for the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pinned {
+    /// Nowhere, or nobody knows.
+    #[default]
+    No,
+    /// To the server at this position, before and after.
+    Already(usize),
+    /// To the server at this position, which it was given as a newcomer.
+    Newly(usize),
 }
 
 /// What became of the requests.

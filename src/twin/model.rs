@@ -14,14 +14,14 @@ use super::demand::Observed;
 use super::pins::Pins;
 use super::scale::ScaleOut;
 use super::server::{Soonest, Station};
-use super::{Arrival, Outcome, PolicyModel, ServerModel};
+use super::{Arrival, Outcome, Pinned, PolicyModel, ServerModel};
 use crate::affinity::Preference;
 use crate::clock::Moment;
 use crate::health::RiseFall;
 use crate::metrics::{Metrics, WorkerId};
 use crate::names::{Ineligible, MovedWhy, NewWhy, NoneWhy, Verdict};
 use crate::pool::{
-    Ask, InFlight, Pick, Picked, PinKind, Pool, PoolParts, Server, ServerSettings, ServerState, Tried, Waiting,
+    Ask, InFlight, Pick, Picked, PinKind, Pool, PoolParts, Server, ServerSettings, ServerState, Tried, Waiting, Wish,
 };
 
 /// Requests that may be under way at once: beyond, they are refused, as a hopeless overload has no end.
@@ -71,6 +71,8 @@ struct Request {
     arrival: Arrival,
     /// What its cookie said when it came.
     preference: Preference,
+    /// It has no cookie: its preference is where it was really placed.
+    is_newcomer: bool,
 }
 
 /// A request that a server has.
@@ -164,7 +166,7 @@ impl Model {
             return;
         }
         let arrival = Arrival { at: self.now, ..arrival };
-        let request = Request { preference: self.preference(&arrival), arrival };
+        let request = self.request(arrival);
         if arrival.session.is_some() && !self.policy.store_round_trip.is_zero() {
             self.recalling.push_back((self.now + self.policy.store_round_trip, request));
         } else {
@@ -183,7 +185,7 @@ impl Model {
     pub fn so_far(&self) -> Outcome {
         let (books, now) = (&self.books, self.now.min(self.horizon));
         let servers = || books.gauges.iter().zip(&self.pool.servers);
-        let own = servers().filter(|(_, server)| !server.settings.backup);
+        let own = servers().filter(|(_, server)| !server.settings.backup && !drains(server));
         let weighted = own.map(|(gauge, server)| (gauge, server.settings.weight));
         let name = |server: usize| self.pool.servers[server].settings.name.clone();
         Outcome {
@@ -245,8 +247,8 @@ impl Model {
 
     /// The weight with which a server that is there shares what comes.
     fn shared_weight(&self, server: usize) -> u32 {
-        let settings = &self.pool.servers[server].settings;
-        if settings.backup { 0 } else { settings.weight }
+        let server = &self.pool.servers[server];
+        if server.settings.backup || drains(server) { 0 } else { server.settings.weight }
     }
 
     fn next_event(&self) -> Option<(Moment, Event)> {
@@ -289,18 +291,38 @@ impl Model {
         }
     }
 
-    /// What the session's cookie says.
-    fn preference(&mut self, arrival: &Arrival) -> Preference {
+    /// The request with what its cookie says.
+    fn request(&mut self, arrival: Arrival) -> Request {
+        let as_is = |preference| Request { arrival, preference, is_newcomer: false };
         if self.policy.pins.is_none() {
-            return Preference::None(NoneWhy::NotSticky);
+            return as_is(Preference::None(NoneWhy::NotSticky));
         }
         if self.policy.is_hashed {
-            return Preference::Hashed { key: arrival.key };
+            return as_is(Preference::Hashed { key: arrival.key });
         }
-        let pinned = arrival.session.and_then(|session| Some((self.pins.recall(session)?, session)));
+        let Some(session) = arrival.session else { return as_is(Preference::New(NewWhy::First)) };
+        if let Some(server) = self.home(session, arrival.pinned) {
+            return as_is(Preference::Pinned { server, session });
+        }
+        match arrival.pinned {
+            Pinned::Newly(server) if self.policy.is_in_force && server < self.stations.len() => {
+                Request { arrival, preference: Preference::Pinned { server, session }, is_newcomer: true }
+            }
+            _ => as_is(Preference::New(NewWhy::First)),
+        }
+    }
+
+    /// The server of a session that was here before, or that has had its pin for longer than there is this model.
+    fn home(&mut self, session: u64, pinned: Pinned) -> Option<usize> {
+        if let Some(server) = self.pins.recall(session) {
+            return Some(server);
+        }
         match pinned {
-            Some((server, session)) => Preference::Pinned { server, session },
-            None => Preference::New(NewWhy::First),
+            Pinned::Already(server) if server < self.stations.len() => {
+                self.pins.pin(session, server);
+                Some(server)
+            }
+            Pinned::Already(_) | Pinned::Newly(_) | Pinned::No => None,
         }
     }
 
@@ -320,7 +342,7 @@ impl Model {
         let Pick { server, verdict, guard, .. } = pick;
         self.count_verdict(&request, verdict);
         let moved = matches!(verdict, Verdict::Moved(_));
-        let warm_up = if moved { self.policy.warm_up } else { Duration::ZERO };
+        let warm_up = if moved && !request.is_newcomer { self.policy.warm_up } else { Duration::ZERO };
         let demand = request.arrival.demand.saturating_add(warm_up);
         let number = self.under_way.put(Exchange { request, server, verdict, chosen: self.now, guard });
         self.stations[server].enter(number, demand, self.now);
@@ -334,6 +356,7 @@ impl Model {
             return;
         }
         match verdict {
+            Verdict::Kept | Verdict::Waited | Verdict::Moved(_) if request.is_newcomer => self.books.placed += 1,
             Verdict::Kept | Verdict::Waited => self.books.kept += 1,
             Verdict::Moved(_) => self.books.moved += 1,
             Verdict::New(_) => self.books.placed += 1,
@@ -369,6 +392,7 @@ impl Model {
         let remembers = self.policy.pins.is_some() && !self.policy.is_hashed;
         let Some(session) = exchange.request.arrival.session.filter(|_| remembers) else { return };
         match exchange.verdict {
+            _ if exchange.request.is_newcomer => self.pins.pin(session, exchange.server),
             Verdict::Moved(MovedWhy::Full) => {}
             Verdict::New(_) | Verdict::Moved(_) => self.pins.pin(session, exchange.server),
             Verdict::None(_) | Verdict::Kept | Verdict::Waited | Verdict::Refused(_) => {}
@@ -446,8 +470,12 @@ impl Model {
     }
 }
 
+fn drains(server: &Server) -> bool {
+    server.state.wishes.effective() == Wish::Drain
+}
+
 fn ask<'a>(request: &Request, tried: &'a Tried, now: Moment, may_wait: bool) -> Ask<'a> {
-    let Request { arrival, preference } = *request;
+    let Request { arrival, preference, .. } = *request;
     Ask { preference, tried, key: arrival.key, worker: WorkerId(0), now, may_wait, alone: true }
 }
 
@@ -457,6 +485,9 @@ fn build_pool(servers: &[ServerModel], policy: &PolicyModel, random: &mut fastra
     let build = |server: &ServerModel| {
         let ServerModel { name, weight, max_requests, backup, .. } = server.clone();
         let state = ServerState::new(metrics.server(&name));
+        if server.drains {
+            state.wishes.set(Wish::Drain, None);
+        }
         Server::new(ServerSettings { name, weight, max_requests, backup }, state.into())
     };
     let parts = PoolParts {

@@ -220,6 +220,7 @@ mod tests {
             weight: 1,
             max_requests: 0,
             backup: false,
+            drains: false,
             capacity,
             discipline,
             speed,

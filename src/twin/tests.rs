@@ -21,6 +21,7 @@ fn server(name: &str, discipline: Discipline, capacity: u32) -> ServerModel {
         weight: 1,
         max_requests: 0,
         backup: false,
+        drains: false,
         capacity,
         discipline,
         speed: 1.0,
@@ -39,6 +40,7 @@ fn policy(pins: Option<PinRules>) -> PolicyModel {
         name: "shop".into(),
         balance: Balance::P2c,
         pins,
+        is_in_force: false,
         warm_up: Duration::ZERO,
         store_round_trip: Duration::ZERO,
     }
@@ -52,7 +54,13 @@ const HARD: PinRules = PinRules {
 const SOFT: PinRules = PinRules { kind: PinKind::Soft { margin: 4 }, ..HARD };
 
 fn arrival(at: u64, session: u64, demand: u64) -> Arrival {
-    Arrival { at: milli(at), session: (session > 0).then_some(session), demand: ms(demand), key: session }
+    Arrival {
+        at: milli(at),
+        session: (session > 0).then_some(session),
+        demand: ms(demand),
+        key: session,
+        pinned: Pinned::No,
+    }
 }
 
 fn outcome(servers: &[ServerModel], policy: PolicyModel, arrivals: impl IntoIterator<Item = Arrival>) -> Outcome {
@@ -85,7 +93,7 @@ fn poisson(count: usize, load: f64, capacity: f64, demand: impl Fn(&mut fastrand
         now += exponential(&mut random, 10e6 / load / capacity);
         let session = random.u64(1..500);
         let demand = Duration::from_nanos((demand(&mut random) * 10e6) as u64);
-        Arrival { at: Moment::from_nanos(now as u64), session: Some(session), demand, key: session }
+        Arrival { at: Moment::from_nanos(now as u64), session: Some(session), demand, key: session, pinned: Pinned::No }
     };
     (0..count).map(one).collect()
 }
@@ -151,7 +159,7 @@ fn all_work_is_done_and_no_more() {
             let mut arrivals = poisson(20_000, 0.8, 12.0, uneven);
             let wanted: f64 = arrivals.iter().map(|arrival| arrival.demand.as_secs_f64()).sum();
             let end = arrivals.last().map(|last| last.at + Duration::from_secs(3_600)).unwrap();
-            arrivals.push(Arrival { at: end, session: None, demand: Duration::ZERO, key: 0 });
+            arrivals.push(Arrival { at: end, session: None, demand: Duration::ZERO, key: 0, pinned: Pinned::No });
             let outcome = outcome(&servers(3, *discipline, 4), policy(pins), arrivals.iter().copied());
             let span = end.since(arrivals[0].at).as_secs_f64();
             let done: f64 = outcome.servers.iter().map(|server| server.busy * 4.0 * span).sum();
@@ -400,4 +408,43 @@ fn windows_add_up() {
     assert_eq!(sum(|window| window.servers[0].requests), whole.servers[0].requests);
     let busy: Vec<f64> = windows[..5].iter().map(|window| window.servers[0].busy).collect();
     assert!(busy.iter().all(|busy| is_near(*busy, 0.8, 0.3)), "{busy:?}");
+}
+
+#[test]
+fn a_session_is_where_it_was_pinned_before_the_model_began() {
+    let two = servers(2, Discipline::Fifo, 1);
+    let arrivals: Vec<Arrival> =
+        (0..8).map(|at| Arrival { pinned: Pinned::Already(1), ..arrival(at, at + 1, 50) }).collect();
+    let pinned = outcome(&two, policy(Some(HARD)), arrivals.iter().copied());
+    assert_eq!((pinned.servers[0].requests, pinned.servers[1].requests), (0, 8));
+    assert_eq!((pinned.kept, pinned.placed, pinned.moved), (8, 0, 0));
+    let free = outcome(&two, policy(None), arrivals);
+    assert!(free.servers[0].requests > 0, "where nothing is pinned it does not matter");
+}
+
+#[test]
+fn a_newcomer_is_placed_as_it_was_by_the_policy_in_force_and_by_its_own_choice_by_another() {
+    let two = servers(2, Discipline::Fifo, 1);
+    let newly = (0..8).map(|at| Arrival { pinned: Pinned::Newly(1), ..arrival(at, at + 1, 50) });
+    let again = (0..8).map(|at| Arrival { pinned: Pinned::Already(1), ..arrival(1_000 + at, at + 1, 50) });
+    let arrivals: Vec<Arrival> = newly.chain(again).collect();
+    let in_force = PolicyModel { is_in_force: true, ..policy(Some(HARD)) };
+    let real = outcome(&two, in_force, arrivals.iter().copied());
+    assert_eq!((real.servers[0].requests, real.servers[1].requests), (0, 16));
+    assert_eq!((real.kept, real.placed, real.moved), (8, 8, 0));
+    let other = outcome(&two, policy(Some(HARD)), arrivals);
+    assert!(other.servers[0].requests >= 6, "{other:?}");
+    assert_eq!((other.kept, other.placed, other.moved), (8, 8, 0), "it stays where the model has placed it");
+}
+
+#[test]
+fn who_drains_has_the_sessions_that_are_pinned_to_it_and_no_others() {
+    let mut three = servers(3, Discipline::Fifo, 1);
+    three[2].drains = true;
+    let newcomers = (0..30).map(|at| arrival(at * 10, at + 1, 5));
+    let its_own = (0..30).map(|at| Arrival { pinned: Pinned::Already(2), ..arrival(300 + at * 10, at + 100, 5) });
+    let outcome = outcome(&three, policy(Some(HARD)), newcomers.chain(its_own));
+    assert_eq!(outcome.servers[2].requests, 30);
+    assert_eq!((outcome.kept, outcome.placed), (30, 30));
+    assert!(outcome.imbalance.max_over_mean < 1.5, "it is not one of those that share the load: {outcome:?}");
 }

@@ -784,6 +784,7 @@ const DEEDS = {
 let deed = null;
 
 function openDeed(kind, pool, server) {
+  forgetDeed();
   const wanted = DEEDS[kind];
   const servers = `/api/v1/pools/${encodeURIComponent(pool)}/servers`;
   deed = { ...wanted, stop: new AbortController(), path: `${servers}/${encodeURIComponent(server.name)}/${kind}`, name: `${pool}/${server.name}` };
@@ -798,6 +799,12 @@ function openDeed(kind, pool, server) {
   put(byId('deed-do'), wanted.verb === DEEDS.weight.verb ? 'Set' : wanted.verb);
   byId('deed-do').disabled = false;
   byId('confirmation').showModal();
+}
+
+function forgetDeed() {
+  // What a browser has not sent yet must not be sent later: nobody wants it any more.
+  deed?.stop.abort();
+  deed = null;
 }
 
 async function doDeed(event) {
@@ -823,10 +830,9 @@ async function doDeed(event) {
 byId('login-form').addEventListener('submit', logIn);
 byId('deed-form').addEventListener('submit', doDeed);
 byId('deed-cancel').addEventListener('click', () => byId('confirmation').close());
+// The event comes a little later than the end: by then there may be another question.
 byId('confirmation').addEventListener('close', () => {
-  // What a browser has not sent yet must not be sent later: nobody wants it any more.
-  deed?.stop.abort();
-  deed = null;
+  if (!byId('confirmation').open) forgetDeed();
 });
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden) for (const view of pools.views.values()) drawPool(view);

@@ -253,6 +253,12 @@ static TWIN: Table = Table {
             "How servers work: workers and a queue (fifo), all at once (sharing), or what fits better.",
         ),
         key(
+            "window",
+            Kind::Duration,
+            Is("\"10s\""),
+            "What the figures are about: the traffic of so long, and longer where there is little.",
+        ),
+        key(
             "warm_up",
             Kind::Duration,
             Is("\"5ms\""),

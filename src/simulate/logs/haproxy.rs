@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::line::{At, Exchange, LeftOut, Line, Read, span, stands_for};
+use super::line::{At, Exchange, LeftOut, Line, Pin, Read, span, stands_for};
 use super::stamp;
 
 /// Reads one line.
@@ -43,6 +43,7 @@ pub(super) fn read(line: &str) -> Read<'_> {
         server: Some(Cow::Borrowed(server)),
         session: cookie.map(stands_for),
         client: stands_for(client),
+        pin: Pin::Unknown,
     }))
 }
 

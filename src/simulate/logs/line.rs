@@ -36,6 +36,18 @@ pub(super) struct Exchange<'a> {
     pub session: Option<u64>,
     /// What stands for the client's address.
     pub client: u64,
+    pub pin: Pin,
+}
+
+/// What a line says of its session's pin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Pin {
+    #[default]
+    Unknown,
+    /// It is pinned to the line's server, and was before.
+    Old,
+    /// It was given to the line's server as a newcomer.
+    New,
 }
 
 /// The moment that a line names.

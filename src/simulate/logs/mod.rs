@@ -16,8 +16,8 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) use line::LeftOut;
 use line::{At, Exchange, Line, Read};
+pub(super) use line::{LeftOut, Pin};
 
 use super::SimulateError;
 use crate::names::words;
@@ -81,6 +81,7 @@ pub(super) struct Logged {
     pub latency: Duration,
     pub server: Option<u16>,
     pub session: Option<u64>,
+    pub pin: Pin,
     /// Session or client: what `hash` hashes.
     pub key: u64,
     pool: Option<u16>,
@@ -91,7 +92,8 @@ impl Logged {
     /// An exchange that did not wait at the proxy.
     pub(super) fn new(came: i64, latency: Duration, server: Option<u16>, session: Option<u64>) -> Self {
         let key = session.unwrap_or_default();
-        Logged { came, queued: Duration::ZERO, connecting: Duration::ZERO, latency, server, session, key, pool: None }
+        let (queued, connecting, pin) = (Duration::ZERO, Duration::ZERO, Pin::Unknown);
+        Logged { came, queued, connecting, latency, server, session, pin, key, pool: None }
     }
 }
 
@@ -276,6 +278,7 @@ impl Gathered {
             latency: exchange.latency,
             server,
             session: exchange.session,
+            pin: exchange.pin,
             key: exchange.session.unwrap_or(exchange.client),
             pool,
         };

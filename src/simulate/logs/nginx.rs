@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::line::{At, Exchange, LeftOut, Line, Read, span, stands_for};
+use super::line::{At, Exchange, LeftOut, Line, Pin, Read, span, stands_for};
 use super::stamp;
 
 /// Fields after "combined" that are looked at.
@@ -45,6 +45,7 @@ pub(super) fn read(line: &str) -> Read<'_> {
         server: extra.server.map(last).filter(|server| !matches!(*server, "" | "-")).map(Cow::Borrowed),
         session: extra.session.filter(|session| !matches!(*session, "" | "-")).map(stands_for),
         client: stands_for(combined.client),
+        pin: Pin::Unknown,
     }))
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::line::{At, Exchange, LeftOut, Line, Read, span, stands_for};
+use super::line::{At, Exchange, LeftOut, Line, Pin, Read, span, stands_for};
 use super::stamp;
+use crate::names::{MovedWhy, NewWhy, Verdict};
 
 /// Reads one JSON object. The server's time is `upstream_ms`: from the choice to the head of its response.
 pub(super) fn read(line: &str) -> Read<'static> {
@@ -29,7 +30,23 @@ pub(super) fn read(line: &str) -> Read<'static> {
         server: Some(Cow::Owned(server.to_owned())),
         session: text(&fields, "session").filter(|session| !session.is_empty()).map(session),
         client: stands_for(text(&fields, "client").unwrap_or_default()),
+        pin: pin(text(&fields, "verdict").unwrap_or_default(), text(&fields, "reason").unwrap_or_default()),
     }))
+}
+
+/// Where a session is pinned after this verdict. At a momentary cap it stays where it was, which the line does not say.
+fn pin(verdict: &str, reason: &str) -> Pin {
+    let is = |known: Verdict| verdict == known.as_str();
+    let at_cap = Verdict::Moved(MovedWhy::Full);
+    if is(at_cap) && reason == at_cap.reason() {
+        Pin::Unknown
+    } else if is(at_cap) || is(Verdict::Kept) || is(Verdict::Waited) {
+        Pin::Old
+    } else if is(Verdict::New(NewWhy::First)) {
+        Pin::New
+    } else {
+        Pin::Unknown
+    }
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
@@ -82,6 +99,29 @@ mod tests {
         ];
         for (line, expected) in cases {
             assert_eq!(read(&line), expected.map(Line::LeftOut), "{}", &line[..line.len().min(200)]);
+        }
+    }
+
+    #[test]
+    fn where_a_session_is_pinned_is_read_off_the_verdict() {
+        let with = |verdict: &str, reason: &str| {
+            let line = GOOD
+                .replace("\"in_flight\"", &format!("\"verdict\":\"{verdict}\",\"reason\":\"{reason}\",\"in_flight\""));
+            let Ok(Line::Exchange(exchange)) = read(&line) else { panic!("{line}") };
+            exchange.pin
+        };
+        let cases = [
+            ("kept", "", Pin::Old),
+            ("waited", "", Pin::Old),
+            ("moved", "down", Pin::Old),
+            ("moved", "full", Pin::Unknown),
+            ("new", "first", Pin::New),
+            ("new", "expired", Pin::New),
+            ("none", "not_sticky", Pin::Unknown),
+            ("", "", Pin::Unknown),
+        ];
+        for (verdict, reason, pin) in cases {
+            assert_eq!(with(verdict, reason), pin, "{verdict} {reason}");
         }
     }
 

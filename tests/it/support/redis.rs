@@ -310,8 +310,9 @@ impl Cluster {
         cli(self.nodes[0].port, &["cluster", "keyslot", &tag.to_string()]).trim().to_owned()
     }
 
-    /// Moves a slot from the primary that has it to another, as redis-cli does it, and with all that is in it.
-    pub fn move_slot(&self, slot: &str) {
+    /// Moves a slot from the primary that has it to another, as redis-cli does it, and with all that is in it. When
+    /// all of that is gone and the new owner is not known yet, `meanwhile` is called.
+    pub fn move_slot(&self, slot: &str, meanwhile: impl FnOnce()) {
         let primaries = self.primaries();
         let ids: Vec<String> =
             primaries.iter().map(|port| cli(*port, &["cluster", "myid"]).trim().to_owned()).collect();
@@ -334,6 +335,7 @@ impl Cluster {
             let said = cli(primaries[from], &[&migrate[..], &keys].concat());
             assert!(matches!(said.trim(), "OK" | "NOKEY"), "{slot}: {said}");
         }
+        meanwhile();
         // The new owner first: nobody is sent back meanwhile.
         set(primaries[to], &["node", &ids[to]]);
         set(primaries[from], &["node", &ids[to]]);
