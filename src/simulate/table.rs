@@ -139,7 +139,7 @@ pub(super) fn short(span: Duration) -> String {
         _ if seconds >= 99.95 => format!("{seconds:.0} s"),
         _ if seconds >= 9.995 => format!("{seconds:.1} s"),
         _ if seconds >= 0.9995 => format!("{seconds:.2} s"),
-        _ if seconds >= 0.00995 => format!("{:.0} ms", seconds * 1e3),
+        _ if seconds >= 0.0995 => format!("{:.0} ms", seconds * 1e3),
         _ => format!("{:.1} ms", seconds * 1e3),
     }
 }
@@ -163,7 +163,14 @@ mod tests {
 
     #[test]
     fn figures_are_short() {
-        let cases = [(0, "0.0 ms"), (1_234, "1.2 ms"), (12_345, "12 ms"), (999_400, "999 ms"), (999_600, "1.00 s")];
+        let cases = [
+            (0, "0.0 ms"),
+            (1_234, "1.2 ms"),
+            (12_345, "12.3 ms"),
+            (123_456, "123 ms"),
+            (999_400, "999 ms"),
+            (999_600, "1.00 s"),
+        ];
         for (micros, text) in cases {
             assert_eq!(short(Duration::from_micros(micros)), text);
         }
