@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
+use crate::affinity::{LearnedTable, PinSealer, SameSite, Source, StickySettings};
 use crate::health::RiseFall;
+use crate::keys::{KeyRing, RingKey};
 use crate::metrics::Metrics;
 use crate::names::{MovedWhy, NewWhy, NoneWhy, RefusedWhy};
 
@@ -329,4 +331,45 @@ fn a_session_is_alone_with_its_only_exchange() {
         pool(Balance::P2c, &[server("a")]).use_session(pinned(0)).is_none(),
         "where nothing moves, nothing is noted"
     );
+}
+
+/// With pins by our own cookie, which is what a shadow is kept for.
+fn sticky(mut pool: Pool) -> Pool {
+    let settings = StickySettings {
+        source: Source::Cookie,
+        cookie: StickySettings::default_cookie("shop").into(),
+        idle: Duration::from_secs(3_600),
+        absolute: Duration::ZERO,
+        same_site: SameSite::Lax,
+        partitioned: false,
+        persistent: false,
+    };
+    let ring = KeyRing::new(vec![RingKey::from_secret([1; 32])]);
+    let (sealer, learned) = (Arc::new(PinSealer::new(&ring)), Arc::new(LearnedTable::new(1)));
+    let names = pool.servers.iter().map(|server| &*server.settings.name);
+    pool.affinity = Some(Affinity::new(settings, &ring, sealer, learned, "shop", names));
+    pool
+}
+
+#[test]
+fn every_pick_has_its_place_in_the_shadow_for_as_long_as_it_lasts() {
+    let shop = sticky(pool(Balance::LeastRequests, &["a", "b", "c", "d"].map(server)));
+    let preference = |number: usize| if number % 4 == 0 { FIRST } else { pinned(0) };
+    let picks: Vec<Pick> = (0..200).map(|number| pick(&shop, preference(number), &[]).unwrap()).collect();
+    let sums = || {
+        let sum = |of: fn(&Server) -> u64| shop.servers.iter().map(of).sum::<u64>();
+        let counted = (sum(|server| server.state.metrics.picked()), sum(|server| server.state.metrics.shadowed()));
+        let held =
+            (sum(|server| server.state.in_flight().into()), sum(|server| server.state.shadow_in_flight().into()));
+        (counted, held)
+    };
+    assert_eq!(sums(), ((200, 200), (200, 200)));
+    let shadows: Vec<u32> = shop.servers.iter().map(|server| server.state.shadow_in_flight()).collect();
+    assert_eq!(shadows, [50; 4], "the policy alone keeps them even");
+    let costs: Vec<Cost> = picks.iter().filter_map(|pick| pick.cost).collect();
+    let disagreeing = costs.iter().filter(|cost| cost.disagrees).count();
+    assert_eq!(costs.len(), 150, "a newcomer's costs nothing");
+    assert!(disagreeing >= 100, "the policy would have left fifty there: {disagreeing}");
+    drop(picks);
+    assert_eq!(sums(), ((200, 200), (0, 0)));
 }

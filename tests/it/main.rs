@@ -31,6 +31,7 @@ mod session_api;
 mod sessions;
 mod shared_store;
 mod simulate;
+mod skewed;
 mod stateless;
 mod sticky;
 mod stores;

@@ -54,6 +54,16 @@ struct Shared {
     goes_on: tokio::sync::Notify,
     /// The codes of the Closes that WebSockets were given.
     goodbyes: Arc<Mutex<Vec<u16>>>,
+    workers: Workers,
+}
+
+/// The two who do what `/work/MILLIS` asks for, first come, first served.
+struct Workers(tokio::sync::Semaphore);
+
+impl Default for Workers {
+    fn default() -> Self {
+        Workers(tokio::sync::Semaphore::new(2))
+    }
 }
 
 /// A server on a thread of its own; dropped, it is gone with all its connections.
@@ -324,6 +334,11 @@ async fn answer(mut request: Request<Incoming>, shared: &Shared, name: &str) -> 
         "sleep" => {
             tokio::time::sleep(Duration::from_millis(number())).await;
             reply(200, name, full("slept"))
+        }
+        "work" => {
+            let _worker = shared.workers.0.acquire().await.expect("it is never closed");
+            tokio::time::sleep(Duration::from_millis(number())).await;
+            reply(200, name, full("worked"))
         }
         "echo" => reply(200, name, full(body)),
         "increment" => {

@@ -20,6 +20,20 @@ pub struct Proxy {
 
 type Lines = Arc<Mutex<Vec<String>>>;
 
+/// The metrics of one moment.
+pub struct Scrape(String);
+
+impl Scrape {
+    /// The sum of the values of a metric whose labels contain all of these.
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let lines = self.0.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or_default();
+            rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+}
+
 impl Proxy {
     /// Starts a proxy of two workers. `[admin]` is added; listeners take port 0.
     pub fn start(configuration: &str) -> Self {
@@ -109,14 +123,14 @@ impl Proxy {
         Client::plain(address).host("localhost").try_get(path).ok().map(|reply| reply.text())
     }
 
+    /// The metrics as they are now.
+    pub fn scrape(&self) -> Scrape {
+        Scrape(self.admin("/metrics").expect("metrics are served"))
+    }
+
     /// The sum of the values of a metric whose labels contain all of these.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.admin("/metrics").expect("metrics are served");
-        let lines = text.lines().filter(|line| {
-            let rest = line.strip_prefix(name).unwrap_or_default();
-            rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label))
-        });
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        self.scrape().sum(name, labels)
     }
 
     /// Writes another configuration and reloads; whether it was taken.
