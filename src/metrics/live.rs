@@ -30,7 +30,12 @@ pub struct LiveGauges {
     store_evicted: Family,
     revocations_age: Family,
     twin_latency: Family,
+    twin_measured: Family,
+    twin_imbalance: Family,
+    twin_kept: Family,
     twin_fit: Family,
+    twin_sampled: Family,
+    twin_doubt: Family,
     twin_dropped: Family,
 }
 
@@ -67,9 +72,29 @@ impl LiveGauges {
                 "steadfast_twin_latency_seconds",
                 "What the twin says the same requests would have taken under a policy.",
             ),
+            twin_measured: Family::gauge(
+                "steadfast_twin_measured_latency_seconds",
+                "What the requests that the twin played really took.",
+            ),
+            twin_imbalance: Family::gauge(
+                "steadfast_twin_imbalance_ratio",
+                "How uneven requests in flight would have been under a policy.",
+            ),
+            twin_kept: Family::gauge(
+                "steadfast_twin_kept_ratio",
+                "The share of requests of sessions that their own server would have taken under a policy.",
+            ),
             twin_fit: Family::gauge(
                 "steadfast_twin_fit_ratio",
                 "Modelled over measured p99 of the policy in force; the twin is to be trusted from 0.8 to 1.25.",
+            ),
+            twin_sampled: Family::gauge(
+                "steadfast_twin_sampled_ratio",
+                "The share of sessions that the twin looks at.",
+            ),
+            twin_doubt: Family::gauge(
+                "steadfast_twin_doubt",
+                "1 for a reason not to trust the twin, wholly or at all.",
             ),
             twin_dropped: Family::counter(
                 "steadfast_twin_events_dropped_total",
@@ -140,9 +165,38 @@ impl LiveGauges {
         }
     }
 
+    /// What the same requests really took: quantiles by name.
+    pub fn twin_measured(&mut self, pool: &str, quantiles: [(&str, Duration); 3]) {
+        for (quantile, latency) in quantiles {
+            self.twin_measured.value(&[("pool", pool), ("quantile", quantile)], latency.as_secs_f64());
+        }
+    }
+
+    /// How uneven the twin says a policy would be: measures by name.
+    pub fn twin_imbalance(&mut self, pool: &str, policy: &str, measures: [(&str, f64); 2]) {
+        for (measure, value) in measures {
+            self.twin_imbalance.value(&[("pool", pool), ("policy", policy), ("measure", measure)], value);
+        }
+    }
+
+    /// The share of requests that a policy would keep on the server of their session.
+    pub fn twin_kept(&mut self, pool: &str, policy: &str, share: f64) {
+        self.twin_kept.value(&[("pool", pool), ("policy", policy)], share);
+    }
+
     /// Modelled over measured p99 of the policy in force.
     pub fn twin_fit(&mut self, pool: &str, fit: f64) {
         self.twin_fit.value(&[("pool", pool)], fit);
+    }
+
+    /// The share of sessions that the twin looks at.
+    pub fn twin_sampled(&mut self, pool: &str, share: f64) {
+        self.twin_sampled.value(&[("pool", pool)], share);
+    }
+
+    /// Whether there is this reason not to trust the twin.
+    pub fn twin_doubt(&mut self, pool: &str, doubt: &str, holds: bool) {
+        self.twin_doubt.value(&[("pool", pool), ("doubt", doubt)], f64::from(u8::from(holds)));
     }
 
     /// Events that the twin missed.
@@ -201,7 +255,12 @@ impl LiveGauges {
             self.store_evicted,
             self.revocations_age,
             self.twin_latency,
+            self.twin_measured,
+            self.twin_imbalance,
+            self.twin_kept,
             self.twin_fit,
+            self.twin_sampled,
+            self.twin_doubt,
             self.twin_dropped,
         ]
     }

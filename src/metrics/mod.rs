@@ -10,7 +10,7 @@ mod family;
 mod live;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cells::BOUNDS;
@@ -194,6 +194,7 @@ pub struct Metrics {
     proxy: PerWorker<ProxyCells>,
     entries_refused: AtomicU64,
     reloads: [AtomicU64; 2],
+    last_reload_failed: AtomicBool,
     last_reload: AtomicU64,
     live: RwLock<Option<Arc<dyn LiveState>>>,
 }
@@ -214,6 +215,7 @@ impl Metrics {
             proxy: PerWorker::new(workers),
             entries_refused: AtomicU64::new(0),
             reloads: Default::default(),
+            last_reload_failed: AtomicBool::new(false),
             last_reload: AtomicU64::new(0),
             live: RwLock::default(),
         })
@@ -312,6 +314,7 @@ impl Metrics {
     /// Counts a reload.
     pub fn reloaded(&self, success: bool) {
         self.reloads[usize::from(success)].fetch_add(1, Ordering::Relaxed);
+        self.last_reload_failed.store(!success, Ordering::Relaxed);
     }
 
     /// Notes when the configuration in force was loaded, in seconds since 1970.
@@ -518,6 +521,11 @@ impl Metrics {
         for (at, result) in ["failure", "success"].iter().enumerate() {
             reloads.value(&[("result", result)], self.reloads[at].load(Ordering::Relaxed) as f64);
         }
+        let mut taken = Family::gauge(
+            "steadfast_config_last_reload_successful",
+            "1 where the last reload of the configuration was taken, or there was none.",
+        );
+        taken.value(&[], f64::from(u8::from(!self.last_reload_failed.load(Ordering::Relaxed))));
         let mut last = Family::gauge(
             "steadfast_config_last_reload_success_timestamp_seconds",
             "When the configuration in force was loaded, in seconds since 1970.",
@@ -525,7 +533,7 @@ impl Metrics {
         last.value(&[], self.last_reload.load(Ordering::Relaxed) as f64);
         let mut build = Family::gauge("steadfast_build_info", "1, with the version as a label.");
         build.value(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-        vec![limits, self.protect_family(), reloads, last, build]
+        vec![limits, self.protect_family(), reloads, taken, last, build]
     }
 }
 

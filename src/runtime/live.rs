@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::metrics::{LiveGauges, LiveState};
 use crate::names::{LongLivedKind, ServerCondition};
 use crate::pool::{ServerState, Wish};
+use crate::twin::{Doubt, Quantiles};
 
 impl LiveState for Runtime {
     fn describe(&self, gauges: &mut LiveGauges) {
@@ -75,12 +76,22 @@ impl LiveState for Runtime {
 fn describe_twin(pool: &str, seat: &TwinSeat, gauges: &mut LiveGauges) {
     gauges.twin_dropped(pool, seat.dropped());
     let Some(report) = seat.report() else { return };
+    let named = |of: Quantiles| [("0.5", of.p50), ("0.95", of.p95), ("0.99", of.p99)];
+    gauges.twin_measured(pool, named(report.measured));
     for of in &report.policies {
-        let quantiles = [("0.5", of.latency.p50), ("0.95", of.latency.p95), ("0.99", of.latency.p99)];
-        gauges.twin_latency(pool, of.policy.as_str(), quantiles);
+        let policy = of.policy.as_str();
+        gauges.twin_latency(pool, policy, named(of.latency));
+        gauges.twin_imbalance(pool, policy, [("max_over_mean", of.max_over_mean), ("jain", of.jain)]);
+        if let Some(share) = of.kept {
+            gauges.twin_kept(pool, policy, share);
+        }
     }
     if let Some(fit) = report.fit {
         gauges.twin_fit(pool, fit);
+    }
+    gauges.twin_sampled(pool, report.sampled);
+    for doubt in Doubt::ALL {
+        gauges.twin_doubt(pool, doubt.as_str(), report.doubts.contains(doubt));
     }
 }
 

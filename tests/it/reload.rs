@@ -15,6 +15,8 @@ use crate::support::{Client, Origin, Proxy, eventually, plain, server, servers, 
 fn a_rejected_reload_changes_nothing_and_says_every_reason() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&plain(&[&origin], ""));
+    let last_was_taken = || proxy.metric("steadfast_config_last_reload_successful", &[]) == 1.0;
+    assert!(last_was_taken(), "there was none");
     let broken = plain(&[&origin], "")
         .replace("mode = \"sticky\"", "mode = \"stikcy\"")
         .replace("pool = \"shop\"", "pool = \"shpo\"");
@@ -22,6 +24,7 @@ fn a_rejected_reload_changes_nothing_and_says_every_reason() {
     eventually("both reasons are told", || proxy.log().contains("stikcy") && proxy.log().contains("shpo"));
     assert_eq!(proxy.client().get("/").status, 200);
     assert_eq!(proxy.metric("steadfast_reload_total", &["result=\"failure\""]), 1.0);
+    assert!(!last_was_taken());
     // A port that somebody else has refuses the whole reload too.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let second = format!(
@@ -30,7 +33,9 @@ fn a_rejected_reload_changes_nothing_and_says_every_reason() {
         plain(&[&origin], "")
     );
     assert!(!proxy.reload(&second));
+    assert!(!last_was_taken());
     assert!(proxy.reload(&plain(&[&origin], "")));
+    assert!(last_was_taken());
 }
 
 #[test]

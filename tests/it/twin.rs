@@ -55,9 +55,24 @@ fn the_twin_says_what_other_policies_would_come_to() {
         let latency = proxy.metric("steadfast_twin_latency_seconds", &[pool, &of_policy, &of_quantile]);
         assert!(latency > 0.004, "{policy} {quantile}: {latency}");
     }
+    for quantile in ["0.5", "0.95", "0.99"] {
+        let of_quantile = format!("quantile=\"{quantile}\"");
+        let measured = proxy.metric("steadfast_twin_measured_latency_seconds", &[pool, &of_quantile]);
+        assert!(measured > 0.004, "measured {quantile}: {measured}");
+    }
+    for policy in ["actual", "sticky", "soft", "shared"] {
+        let of_policy = format!("policy=\"{policy}\"");
+        let uneven = |measure: &str| proxy.metric("steadfast_twin_imbalance_ratio", &[pool, &of_policy, measure]);
+        let (max_over_mean, jain) = (uneven("measure=\"max_over_mean\""), uneven("measure=\"jain\""));
+        assert!(max_over_mean >= 0.999 && (0.499..1.001).contains(&jain), "{policy}: {max_over_mean}, {jain}");
+    }
+    assert!(proxy.metric("steadfast_twin_kept_ratio", &[pool, "policy=\"actual\""]) > 0.5);
     assert!(proxy.metric("steadfast_twin_fit_ratio", &[pool]) > 0.0);
+    assert_eq!(proxy.metric("steadfast_twin_sampled_ratio", &[pool]), 1.0);
     let metrics = proxy.admin("/metrics").unwrap();
     assert!(metrics.contains("steadfast_twin_events_dropped_total{pool=\"shop\"} 0"), "{metrics}");
+    assert!(!metrics.lines().any(|line| line.starts_with("steadfast_twin_kept_ratio") && line.contains("shared")));
+    assert_eq!(metrics.matches("steadfast_twin_doubt{").count(), 7, "one for each reason, whether it holds or not");
 }
 
 #[test]
