@@ -70,8 +70,9 @@ fn every_panel_shows_something_and_every_alert_is_about_what_there_is() {
     site.see_a_server_come_and_two_go();
     site.see_the_store_fail();
     let mut empty = expressions(&serde_json::from_str(DASHBOARD).unwrap());
-    assert!(empty.len() >= 50, "{empty:?}");
-    let deadline = Instant::now() + PATIENCE * 2;
+    assert!(empty.len() >= 70, "{empty:?}");
+    // The twins speak last: they run some seconds behind, and with little traffic their windows are a minute long.
+    let deadline = Instant::now() + PATIENCE * 4;
     while !empty.is_empty() {
         assert!(Instant::now() < deadline, "these show nothing: {empty:#?}");
         site.round();
