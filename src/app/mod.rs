@@ -61,7 +61,7 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     let mut random = fastrand::Rng::new();
     let runtime = Runtime::new(path, loaded, &mut random)?;
     let snapshot = runtime.snapshot();
-    raise_descriptor_limit(&snapshot);
+    warn_where_descriptors_are_few(&snapshot, raise_descriptor_limit());
     let sockets = bind_all(snapshot.endpoints.iter(), snapshot.process.workers)?;
     let admin = Socket::bind(&snapshot.admin.address)
         .map_err(|error| AppError::Bind(format!("{} ([admin] address)", snapshot.admin.address), error))?;
@@ -92,15 +92,21 @@ pub fn run(path: &Path) -> Result<(), AppError> {
     served
 }
 
-/// As many descriptors as the system allows; each exchange may take two.
-fn raise_descriptor_limit(snapshot: &Snapshot) {
+/// Takes as many descriptors as the system allows, for this process and those that it starts; gives how many that is,
+/// where there is a bound.
+pub fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
+    limit.maximum
+}
+
+/// Each exchange may take two descriptors.
+fn warn_where_descriptors_are_few(snapshot: &Snapshot, limit: Option<u64>) {
     let needed = snapshot.process.max_connections as u64 * 2 + 256;
-    if let Some(maximum) = limit.maximum.filter(|maximum| *maximum < needed) {
+    if let Some(maximum) = limit.filter(|maximum| *maximum < needed) {
         tracing::warn!(
             maximum,
             max_connections = snapshot.process.max_connections,

@@ -26,6 +26,7 @@ use crate::twin::{Arrival, Model, Outcome, PolicyModel, ServerModel};
 use configured::Configured;
 use logs::Unreadable;
 use workloads::Workload;
+pub use workloads::{Habit, exponential};
 
 /// How many requests a server serves at full speed at once, where nobody says.
 pub const CAPACITY: u32 = 8;

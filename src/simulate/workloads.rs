@@ -36,8 +36,7 @@ const WORK_SIGMA: f64 = 0.7;
 const THOUGHT: f64 = 2.0;
 const THOUGHT_SIGMA: f64 = 1.0;
 const ROBOTS: f64 = 0.01;
-const ROBOT_REQUESTS: u32 = 1_500;
-const ROBOT_THOUGHT: f64 = 0.040;
+const ROBOT: Habit = Habit::Robot { requests: 1_500, thought: 0.040 };
 /// Seconds for which sessions have been coming when it begins.
 const BEFORE: f64 = 60.0;
 const LENGTH: f64 = 60.0;
@@ -182,8 +181,13 @@ fn generate(workload: Workload, rate: f64, length: f64, seed: u64) -> Made {
     let mut made = Made { arrivals: Vec::with_capacity(wanted), sessions: 0, robots: 0 };
     while made.arrivals.len() < wanted {
         let robot = workload != Workload::Even && random.f64() < ROBOTS;
+        let habit = match (robot, workload) {
+            (true, _) => ROBOT,
+            (false, Workload::Even) => Habit::Even,
+            (false, _) => Habit::Shopper,
+        };
         let before = made.arrivals.len();
-        one_session(workload, robot, length, &mut random, &mut made.arrivals);
+        one_session(habit, length, &mut random, &mut made.arrivals);
         if made.arrivals.len() > before {
             made.sessions += 1;
             made.robots += usize::from(robot);
@@ -195,15 +199,10 @@ fn generate(workload: Workload, rate: f64, length: f64, seed: u64) -> Made {
 }
 
 /// Adds the requests of one session that fall into the time.
-fn one_session(workload: Workload, robot: bool, length: f64, random: &mut Rng, arrivals: &mut Vec<Arrival>) {
+fn one_session(habit: Habit, length: f64, random: &mut Rng, arrivals: &mut Vec<Arrival>) {
     let session = random.u64(..);
     let mut at = random.f64() * (length + BEFORE) - BEFORE;
-    let requests = match (robot, workload) {
-        (true, _) => ROBOT_REQUESTS,
-        (false, Workload::Even) => random.u32(5..=15),
-        (false, _) => (3.3 / (1.0 - random.f64()).powf(1.0 / 1.5)).min(500.0) as u32,
-    };
-    for _ in 0..requests {
+    for _ in 0..habit.requests(random) {
         if at >= length {
             return;
         }
@@ -211,11 +210,47 @@ fn one_session(workload: Workload, robot: bool, length: f64, random: &mut Rng, a
             let demand = work(random);
             arrivals.push(Arrival { at: moment(at), session: Some(session), demand, key: session, pinned: Pinned::No });
         }
-        at += match (robot, workload) {
-            (true, _) => exponential(random, ROBOT_THOUGHT),
-            (false, Workload::Even) => exponential(random, THOUGHT),
-            (false, _) => lognormal(random, THOUGHT, THOUGHT_SIGMA),
-        };
+        at += habit.thought(random);
+    }
+}
+
+/// How somebody asks: how often, and how long they think in between.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Habit {
+    /// Pareto lengths (at least 3, exponent 1.5, at most 500), thoughts lognormal of 2 s in the mean.
+    Shopper,
+    /// 5 to 15 requests, thoughts exponential of 2 s in the mean.
+    Even,
+    /// So many requests, thoughts exponential of so many seconds in the mean.
+    Robot { requests: u32, thought: f64 },
+}
+
+impl Habit {
+    /// How many requests there are in a session.
+    pub fn requests(self, random: &mut Rng) -> u32 {
+        match self {
+            Habit::Shopper => (3.3 / (1.0 - random.f64()).powf(1.0 / 1.5)).min(500.0) as u32,
+            Habit::Even => random.u32(5..=15),
+            Habit::Robot { requests, .. } => requests,
+        }
+    }
+
+    /// The same in the mean.
+    pub fn mean_requests(self) -> f64 {
+        match self {
+            Habit::Shopper => 8.86,
+            Habit::Even => 10.0,
+            Habit::Robot { requests, .. } => f64::from(requests),
+        }
+    }
+
+    /// Seconds until the next request.
+    pub fn thought(self, random: &mut Rng) -> f64 {
+        match self {
+            Habit::Shopper => lognormal(random, THOUGHT, THOUGHT_SIGMA),
+            Habit::Even => exponential(random, THOUGHT),
+            Habit::Robot { thought, .. } => exponential(random, thought),
+        }
     }
 }
 
@@ -238,7 +273,8 @@ fn work(random: &mut Rng) -> Duration {
     Duration::from_nanos((lognormal(random, WORK, WORK_SIGMA) * 1e9) as u64)
 }
 
-fn exponential(random: &mut Rng, mean: f64) -> f64 {
+/// A span between moments of a Poisson process.
+pub fn exponential(random: &mut Rng, mean: f64) -> f64 {
     -(1.0 - random.f64()).ln() * mean
 }
 
@@ -271,6 +307,17 @@ mod tests {
                 assert!(made.arrivals.is_sorted_by_key(|arrival| arrival.at), "{workload} {seed}");
                 assert!(made.arrivals.iter().all(|arrival| seconds(arrival) < LENGTH), "{workload} {seed}");
             }
+        }
+    }
+
+    #[test]
+    fn sessions_have_as_many_requests_as_is_said_of_their_habit() {
+        let mut random = Rng::with_seed(1);
+        for habit in [Habit::Shopper, Habit::Even, ROBOT] {
+            const SESSIONS: u32 = 100_000;
+            let requests: u32 = (0..SESSIONS).map(|_| habit.requests(&mut random)).sum();
+            let mean = f64::from(requests) / f64::from(SESSIONS);
+            assert!((mean / habit.mean_requests() - 1.0).abs() < 0.03, "{habit:?}: {mean}");
         }
     }
 
