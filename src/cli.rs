@@ -39,11 +39,16 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Human)]
         format: Format,
     },
-    /// The whole story on one machine: small app servers, the proxy before them, and a guide of what to try
+    /// The whole story on one machine: small app servers, the proxy before them with three pools, traffic, a dashboard,
+    /// switches to slow servers down, kill and add them, and a guide of what to try
     Demo {
         /// Port of https://localhost:PORT/
         #[arg(long, default_value_t = 8443)]
         port: u16,
+        /// Requests a second for each of the three pools, of users who are made up and a few robots; 0: none. Three
+        /// servers can do 300
+        #[arg(long, value_name = "N", default_value_t = 150, value_parser = clap::value_parser!(u32).range(0..=MOST_TRAFFIC))]
+        traffic: u32,
     },
     /// What other policies would make of a load: an access log, or a workload made up, played through the code that balances
     Simulate {
@@ -79,6 +84,14 @@ enum Command {
         name: String,
         #[arg(long)]
         port: u16,
+    },
+    /// The users of the demo
+    #[command(hide = true)]
+    DemoTraffic {
+        #[arg(long)]
+        port: u16,
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MOST_TRAFFIC))]
+        rate: u32,
     },
     /// Talk to a running proxy over its admin address
     Ctl {
@@ -234,6 +247,8 @@ enum Format {
 }
 
 const USAGE: u8 = 2;
+/// Requests a second; far more than the servers of the demo can do.
+const MOST_TRAFFIC: i64 = 5_000;
 
 /// Runs the command line; the exit status is 0 fine, 1 failed while running, 2 bad usage or bad configuration.
 pub fn main() -> ExitCode {
@@ -241,11 +256,12 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run { config } => run(config),
         Command::Check { config, format } => check(config, format),
-        Command::Demo { port } => {
+        Command::Demo { port, traffic } => {
             log_to_stderr();
-            finish(demo::run(port))
+            finish(demo::run(port, traffic))
         }
         Command::DemoServer { name, port } => finish(demo::serve(&name, port)),
+        Command::DemoTraffic { port, rate } => finish(demo::ask(port, rate)),
         Command::Simulate { config, pool, log, workload, seed, capacity, discipline, report } => {
             let input = log.map_or(simulate::Input::Workload(workload), simulate::Input::Log);
             let progress: &dyn Fn(f64) = if std::io::stderr().is_terminal() { &show_progress } else { &|_| {} };

@@ -1,297 +1,196 @@
-//! `steadfast demo`: three app servers, and the proxy before them with three pools of the same three: a sticky one, where
-//! they keep sessions in their own memory, a shared one, where the proxy keeps them, and a stateless one, where users carry
-//! them in tokens.
+//! `steadfast demo`: three app servers, and the proxy before them with three pools of the same three: a sticky one, in
+//! which they keep sessions in their own memory, a shared one, in which the proxy keeps them, and a stateless one, in which
+//! users carry them in tokens.
 //!
-//! The servers are processes of their own (this binary again), so that one can be killed for real. Who is killed is
-//! started again after a while, with an empty memory: what that costs the users of each pool is the point of the demo.
+//! Users who are made up, and a few robots, ask all three alike (`traffic`). The servers are processes of their own
+//! (`servers`), and there are switches by which they are slowed down, killed for real, and joined by others (`stage`).
+//! What that costs the users of each pool is the point of the demo, and is to be seen in the dashboard.
 
 mod carried;
+mod configuration;
 mod form;
 mod issuer;
 mod pages;
+mod reply;
+mod servers;
 mod sessions;
 mod shop;
+mod stage;
+mod traffic;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use issuer::Issuer;
 pub use shop::serve;
+pub use traffic::run as ask;
 
 use crate::app::{self, AppError};
-use crate::keys::{RingKey, random_secret};
+use configuration::{Directory, Places};
+use servers::{AWAY, Seen, Servers};
+use stage::Stage;
+use traffic::Traffic;
 
-/// How long a killed server stays away.
-const AWAY: Duration = Duration::from_secs(10);
-const SERVERS: usize = 3;
+/// Where the admin address is, if that is free.
+const USUAL_ADMIN_PORT: u16 = 9900;
 
 /// Why the demo cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    #[error("the app servers cannot be started: {0}")]
-    Servers(#[from] io::Error),
+    #[error("the demo cannot be set up: {0}")]
+    Setup(#[from] io::Error),
     #[error(transparent)]
     Proxy(#[from] AppError),
 }
 
-/// Runs the demo until Ctrl-C.
-pub fn run(port: u16) -> Result<(), DemoError> {
-    let ports = free_ports(SERVERS)?;
-    let admin = if TcpListener::bind(("127.0.0.1", 9900)).is_ok() { 9900 } else { free_ports(1)?[0] };
+/// Runs the demo until Ctrl-C, with so many requests a second for each pool.
+pub fn run(port: u16, rate: u32) -> Result<(), DemoError> {
+    // The processes that are started from here on have it too.
+    app::raise_descriptor_limit();
+    let stage = Stage::bind()?;
+    let places = Places {
+        https: port,
+        admin: bind_usual(USUAL_ADMIN_PORT)?.local_addr()?.port(),
+        stage: stage.port,
+        has_ipv6: TcpListener::bind("[::1]:0").is_ok(),
+    };
     let directory = Directory::create()?;
-    let config = directory.write(port, admin, &ports)?;
-    let servers = Servers::start(&ports, &directory.0)?;
-    print!("{}", guide(port, admin, &servers.pids()));
+    let servers = Servers::start(directory.path(), places)?;
+    let traffic = Traffic::start(port, rate)?;
+    say(&guide(&places, &servers.seen(), rate));
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = Arc::new(AtomicBool::new(false));
     let watching = Arc::clone(&ended);
-    let supervisor = std::thread::Builder::new().name("servers".into()).spawn(move || servers.watch_over(&watching))?;
-    let served = app::run(&config);
+    let beside = std::thread::Builder::new()
+        .name("stage".into())
+        .spawn(move || stage.run(&executor, servers, traffic, places, &watching))?;
+    let served = app::run(&directory.configuration());
     ended.store(true, Ordering::Relaxed);
-    let _ = supervisor.join();
+    let _ = beside.join();
     Ok(served?)
 }
 
-/// Ports that nobody listens on; between here and their use somebody might, and then the start fails with a word.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let bound: io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    bound?.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+/// Listens on this port, or where that is taken on any.
+fn bind_usual(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind(("127.0.0.1", port)).or_else(|_| TcpListener::bind("127.0.0.1:0"))
 }
 
-/// The demo's own files; gone when it ends.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn create() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("steadfast-demo-{:016x}", fastrand::u64(..)));
-        // Made by us alone: what lies there already may be anybody's.
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Directory(path))
-    }
-
-    fn write(&self, port: u16, admin: u16, ports: &[u16]) -> io::Result<PathBuf> {
-        std::fs::write(self.0.join("demo.key"), RingKey::from_secret(random_secret()).to_line().as_bytes())?;
-        Issuer::create(&self.0)?;
-        let config = self.0.join(issuer::CONFIG_FILE);
-        std::fs::write(&config, configuration(port, admin, ports))?;
-        Ok(config)
-    }
+/// Tells whoever started the demo, if they are still there.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A process of this very binary. Ctrl-C is not for it: the demo ends it, once its users are served.
+fn own_process(arguments: &[&str]) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments).process_group(0);
+    Ok(command)
 }
 
-fn configuration(port: u16, admin: u16, ports: &[u16]) -> String {
-    let mut listeners = format!("[[listener]]\nname = \"https\"\naddress = \"127.0.0.1:{port}\"\n{TLS}");
-    if TcpListener::bind("[::1]:0").is_ok() {
-        listeners.push_str(&format!("[[listener]]\nname = \"https-v6\"\naddress = \"[::1]:{port}\"\n{TLS}"));
-    }
-    let servers = ports
-        .iter()
-        .enumerate()
-        .map(|(at, port)| format!("[[pool.server]]\nname = \"app-{}\"\naddress = \"127.0.0.1:{port}\"\n", at + 1))
-        .collect::<String>();
-    let index = INDEX.replace("{{port}}", &port.to_string());
-    let [sticky, shared, stateless] = ["sticky", "shared", "stateless"].map(|mode| pool(mode, &servers));
-    format!(
-        "[process]\naccess_log = \"off\"\nmax_connections = 5000\nshutdown_grace = \"3s\"\n\
-         [keys]\nring = [\"file:demo.key\"]\n[admin]\naddress = \"127.0.0.1:{admin}\"\n{listeners}\
-         [[store]]\nname = \"main\"\n\
-         [[route]]\n[route.respond]\nstatus = 200\nbody = '''\n{index}'''\n\
-         {sticky}{shared}[pool.shared]\nstore = \"main\"\n{}{stateless}{}{}{}",
-        payout("shared"),
-        tokens(),
-        payout("stateless"),
-        LOGIN
-    )
+/// kill -9, and what is left of it.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
-/// A pool by the name of its mode, and the route from the host of that name.
-fn pool(mode: &str, servers: &str) -> String {
-    format!(
-        "[[route]]\nhost = \"{mode}.localhost\"\npool = \"{mode}\"\n\
-         [[pool]]\nname = \"{mode}\"\nmode = \"{mode}\"\ndebug_headers = true\n{servers}\
-         [pool.health]\npath = \"/healthz\"\ninterval = \"500ms\"\nfall = 2\n"
-    )
-}
-
-/// A page for those who have shown a second factor lately.
-fn payout(mode: &str) -> String {
-    format!(
-        "[[route]]\nhost = \"{mode}.localhost\"\npath = \"/payout\"\npool = \"{mode}\"\n\
-         require = {{ acr = [\"mfa\"], max_age = \"10m\" }}\nlogin_url = \"/step-up\"\n"
-    )
-}
-
-/// Whose tokens the stateless pool takes.
-fn tokens() -> String {
-    let (name, audience, jwks) = (issuer::NAME, issuer::AUDIENCE, issuer::JWKS_FILE);
-    format!(
-        "[pool.stateless]\ncarrier = \"cookie:token\"\n[[pool.stateless.issuer]]\nissuer = \"{name}\"\n\
-         jwks = \"file:{jwks}\"\naudience = [\"{audience}\"]\nalgorithms = [\"EdDSA\"]\n"
-    )
-}
-
-/// A token that is expired or revoked is refused wherever tokens are looked at. Whoever has such a one can log in again
-/// because here nobody looks.
-const LOGIN: &str = "[[route]]\nhost = \"stateless.localhost\"\npath = \"/login\"\npool = \"stateless\"\n\
-                     session = \"off\"\n";
-/// What any other host is shown.
-const INDEX: &str = include_str!("index.html");
-const TLS: &str = "[listener.tls]\nself_signed = [\"localhost\", \"sticky.localhost\", \"shared.localhost\", \
-                   \"stateless.localhost\", \"*.localhost\", \"127.0.0.1\", \"::1\"]\n";
-
-fn guide(port: u16, admin: u16, pids: &[u32]) -> String {
-    let named = pids.iter().enumerate().map(|(at, pid)| format!("app-{} is process {pid}", at + 1));
+fn guide(places: &Places, servers: &[Seen], rate: u32) -> String {
+    let named = servers.iter().map(|server| format!("{} is process {}", server.name, server.pid.unwrap_or_default()));
     let named = named.collect::<Vec<_>>().join(", ");
-    let (first, away) = (pids[0], AWAY.as_secs());
+    let (port, dashboard, stage, away) = (places.https, places.dashboard(), places.stage(), AWAY.as_secs());
+    let traffic = of_traffic(rate);
     format!(
         "
 Three app servers, and three pools of them. In the sticky one each server keeps its users' sessions in its own memory, and
 steadfast keeps each user on one server. In the shared one steadfast keeps the sessions, and any server serves anybody. In
 the stateless one nobody keeps anything: each user carries a signed token, and any server serves anybody.
 {named}.
+{traffic}
 
-Try:
+Look:
+  {dashboard}
+      the dashboard: where sessions are, how even the load is, and, after about half a minute, what the very traffic of
+      each pool would meet if it were sticky, with hard or soft pins, or shared
+  {stage}
+      the switches. Slow a server down, and compare the three pools. Kill one: in the sticky pool its users log in again
+      and their carts are gone, in the others nobody is logged out; it is back after {away} seconds. Add one, and see how
+      long it takes until the sticky pool uses it
   https://localhost:{port}/
-      the three shops (the certificate is self-signed: accept it)
-  https://sticky.localhost:{port}/
-      log in, fill the cart, reload: always the same server
-  https://shared.localhost:{port}/
-      the same: any server, and always your cart
-  https://stateless.localhost:{port}/
-      the same: any server; the page says what your token has told, and what a logout cannot do
-  kill -9 {first}
-      or the process that your page names; then reload. Sticky: its users move together to another server, and their
-      carts are gone: that is what stickiness costs. Shared and stateless: another server goes on, nobody is logged out, no
-      cart is lost. The server is started again after {away} seconds, with an empty memory.
+      the three shops (the certificate is self-signed: accept it). Log in, fill the cart, kill the server that served you
+      (the page names its process: kill -9 does it too), and reload
   https://shared.localhost:{port}/payout, https://stateless.localhost:{port}/payout
       only for those who have shown a second factor lately: the proxy asks for it first
-  curl -k https://sticky.localhost:{port}/api/whoami
-      without a cookie jar: any server, and nobody's session
+
+By hand:
+  curl -d server=app-1 {stage}slow
+      or fast, or kill; and for one more: curl -d '' {stage}add
   curl -k -c jar -b jar https://sticky.localhost:{port}/api/whoami
-      with one: always the same server
-  curl -k -c jar -b jar https://shared.localhost:{port}/api/whoami
-      with one: any server, and the visits go on counting
-  curl -k -c jar -d user=Ada https://stateless.localhost:{port}/login
-  curl -k -b jar https://stateless.localhost:{port}/api/whoami
-      a token, and who carries it
+      always the same server, and without the jar any; in the shared shop any, and the visits go on counting
   curl -k -H 'Sec-Fetch-Site: cross-site' -d item=Teapot https://shared.localhost:{port}/cart
       what a form on another site would do: 403
-  steadfast ctl --address 127.0.0.1:{admin} sessions list
+  steadfast ctl --address 127.0.0.1:{} sessions list
       who is logged in to the shared shop; of the stateless one nobody can tell
-  http://127.0.0.1:{admin}/
-      the dashboard: where sessions are, what each server has, buttons for drain and maint
-  curl http://127.0.0.1:{admin}/metrics
+  curl {dashboard}metrics
       what happened, counted
 
 Ctrl-C ends it.
-
-"
+",
+        places.admin
     )
 }
 
-/// The app servers' processes.
-struct Servers(Vec<Server>);
-
-struct Server {
-    name: String,
-    port: u16,
-    /// Where the demo's own files are.
-    directory: PathBuf,
-    child: Option<Child>,
-    again_at: Option<Instant>,
-}
-
-impl Servers {
-    fn start(ports: &[u16], directory: &Path) -> io::Result<Self> {
-        let servers = ports.iter().enumerate().map(|(at, port)| {
-            let (name, directory) = (format!("app-{}", at + 1), directory.to_owned());
-            let mut server = Server { name, port: *port, directory, child: None, again_at: None };
-            server.start()?;
-            Ok(server)
-        });
-        Ok(Servers(servers.collect::<io::Result<_>>()?))
+fn of_traffic(rate: u32) -> String {
+    if rate == 0 {
+        return "Nobody asks them but you.".to_owned();
     }
-
-    fn pids(&self) -> Vec<u32> {
-        self.0.iter().filter_map(|server| server.child.as_ref()).map(Child::id).collect()
-    }
-
-    /// Starts again whoever ends, until the demo does; then ends them all.
-    fn watch_over(mut self, ended: &AtomicBool) {
-        while !ended.load(Ordering::Relaxed) {
-            self.0.iter_mut().for_each(Server::look_after);
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        for child in self.0.iter_mut().filter_map(|server| server.child.as_mut()) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Server {
-    fn start(&mut self) -> io::Result<()> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["demo-server", "--name", &self.name, "--port", &self.port.to_string()]).stdin(Stdio::null());
-        command.env(issuer::DIRECTORY, &self.directory);
-        // Ctrl-C is for the demo: it ends them once their users are served.
-        command.process_group(0);
-        self.child = Some(command.spawn()?);
-        Ok(())
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "a person watches: this is no exchange's time")]
-    fn look_after(&mut self) {
-        if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
-            let how = status.signal().map_or_else(|| status.to_string(), |signal| format!("signal {signal}"));
-            println!("{} has ended ({how}); it is started again in {} seconds", self.name, AWAY.as_secs());
-            self.child = None;
-            self.again_at = Some(Instant::now() + AWAY);
-        }
-        if self.again_at.is_some_and(|at| Instant::now() >= at) {
-            self.again_at = None;
-            match self.start() {
-                Ok(()) => println!("{} is back as process {}", self.name, self.child.as_ref().map_or(0, Child::id)),
-                Err(error) => println!("{} cannot be started again: {error}", self.name),
-            }
-        }
-    }
+    let most = (servers::FIRST * shop::WORKERS) as f64 / shop::WORK;
+    format!(
+        "Users who are made up, and a few robots, send {rate} requests a second to each pool: {:.0} % of the {most:.0} that\n\
+         three servers can do, with {} workers for each pool and {:.0} ms of work for a page.",
+        f64::from(rate) / most * 100.0,
+        shop::WORKERS,
+        shop::WORK * 1_000.0
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
-    #[test]
-    fn the_demos_configuration_is_fine() {
-        crate::tls::install_provider();
-        let directory = Directory::create().unwrap();
-        let config = directory.write(8443, 9900, &[9001, 9002, 9003]).unwrap();
-        match crate::config::load(&config, &HashSet::new()) {
-            Ok(loaded) => assert!(loaded.warnings.problems.is_empty(), "{}", loaded.warnings.human(false)),
-            Err(error) => panic!("{error}"),
-        }
+    const PLACES: Places = Places { https: 8443, admin: 9900, stage: 9901, has_ipv6: true };
+
+    fn guide(rate: u32) -> String {
+        let server = Seen { name: "app-1".to_owned(), pid: Some(4711), state: "running", says: "running".to_owned() };
+        super::guide(&PLACES, &[server], rate)
     }
 
     #[test]
-    fn the_guide_names_every_shop() {
-        let guide = guide(8443, 9900, &[1, 2, 3]);
-        for shop in ["https://localhost:8443/", "https://sticky.", "https://shared.", "https://stateless."] {
-            assert!(guide.contains(shop), "{shop}");
-        }
-        assert!(guide.ends_with("Ctrl-C ends it.\n\n"));
+    fn the_guide_names_the_dashboard_first_then_the_switches_then_the_shops() {
+        let guide = guide(150);
+        let places = [
+            "app-1 is process 4711",
+            "http://127.0.0.1:9900/\n",
+            "http://127.0.0.1:9901/\n",
+            "https://localhost:8443/\n",
+            "https://shared.localhost:8443/payout",
+            "https://stateless.localhost:8443/payout",
+            "http://127.0.0.1:9901/slow\n",
+            "https://sticky.localhost:8443/api/whoami",
+            "127.0.0.1:9900 sessions list",
+            "http://127.0.0.1:9900/metrics\n",
+        ]
+        .map(|place| guide.find(place).unwrap_or_else(|| panic!("{place} in {guide}")));
+        assert!(places.is_sorted(), "{places:?}");
+        assert!(guide.ends_with("Ctrl-C ends it.\n"));
+    }
+
+    #[test]
+    fn it_says_how_much_of_what_the_servers_can_do_is_asked_of_them() {
+        let busy = guide(150);
+        assert!(busy.contains("send 150 requests a second to each pool: 50 % of the 300 that\nthree"), "{busy}");
+        assert!(busy.contains("with 4 workers for each pool and 40 ms of work for a page"), "{busy}");
+        assert!(guide(0).contains("Nobody asks them but you."));
     }
 }

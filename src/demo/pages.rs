@@ -139,7 +139,7 @@ fn small(title: &str, body: &str) -> String {
 }
 
 /// Puts values in their places; what a value says is never taken for a place.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut filled = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -152,7 +152,8 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
     filled
 }
 
-fn escape(text: &str) -> String {
+/// Text, as it may stand in a page.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

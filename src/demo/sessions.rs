@@ -13,8 +13,9 @@ use crate::keys::random_secret;
 use crate::session::contract;
 
 const COOKIE: &str = "shop_session";
-/// Sessions that a process remembers; the oldest is forgotten past it.
-const MOST_SESSIONS: usize = 10_000;
+/// Sessions that a process remembers; the oldest is forgotten past it. Users who are made up come by the thousand, and
+/// must not push out the one who only looks at the dashboard for a while.
+const MOST_SESSIONS: usize = 100_000;
 /// The largest cart, as JSON: the proxy leaves data over 2 KiB out of its token.
 const MOST_CART_BYTES: usize = 1_800;
 

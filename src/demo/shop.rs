@@ -1,33 +1,48 @@
 //! One app server of the demo: a small shop. Its users' sessions are in its own memory, as in most applications; but
 //! where the proxy keeps them, or where users carry them along, it has none.
+//!
+//! So it is three shops in one, and each has workers of its own: what happens in one disturbs no other, and the three
+//! can be compared. A page takes a worker for a while, longer when the process is told to be slow on its standard input.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::carried::Carried;
+use super::configuration::MODES;
 use super::form::Form;
 use super::issuer::{self, Issuer};
 use super::pages;
-use super::sessions::{Fields, Keeping, Memory, Own, Session, Told, subject};
+use super::reply::{Reply, html, no_page, reply, see_other, text, with_fields};
+use super::sessions::{Keeping, Memory, Own, Session, Told, subject};
+use crate::simulate::exponential;
 use crate::tasks;
+
+/// Requests that each shop of a process works on at once; more wait in line.
+pub const WORKERS: usize = 4;
+/// Seconds of work that a page is at full speed, in the mean.
+pub const WORK: f64 = 0.040;
+/// What a process is told begins with this; a share of its full speed follows.
+pub const SPEED: &str = "speed ";
 
 const MOST_NAME_CHARS: usize = 40;
 const MOST_ITEM_CHARS: usize = 80;
@@ -40,7 +55,14 @@ pub fn serve(name: &str, port: u16) -> io::Result<()> {
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let directory = std::env::var_os(issuer::DIRECTORY);
     let issuer = directory.map(|directory| Issuer::read(Path::new(&directory))).transpose()?;
-    let shop = Rc::new(Shop { name: name.to_owned(), memory: RefCell::default(), issuer });
+    let shop = Rc::new(Shop {
+        name: name.to_owned(),
+        memory: RefCell::default(),
+        issuer,
+        workers: MODES.map(|_| Semaphore::new(WORKERS)),
+        speed: hear_of_speed()?,
+        random: RefCell::default(),
+    });
     LocalSet::new().block_on(&executor, async {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         loop {
@@ -65,12 +87,19 @@ struct Shop {
     memory: RefCell<Memory>,
     /// None where the server was started by itself: then it has no stateless shop.
     issuer: Option<Issuer>,
+    /// By shop.
+    workers: [Semaphore; MODES.len()],
+    speed: Arc<Speed>,
+    random: RefCell<fastrand::Rng>,
 }
-
-type Reply = Response<Full<Bytes>>;
 
 impl Shop {
     async fn answer(&self, mut request: Request<Incoming>) -> Reply {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/healthz") => return text(StatusCode::OK, "ok"),
+            (&Method::GET, "/ws") => return echo(&mut request),
+            _ => self.work(request.headers()).await,
+        }
         let keeping = self.keeping(request.headers());
         if request.method() == Method::POST {
             let path = request.uri().path().to_owned();
@@ -81,8 +110,6 @@ impl Shop {
         }
         let query = Form::of_query(request.uri());
         match request.uri().path() {
-            "/healthz" => text(StatusCode::OK, "ok"),
-            "/ws" => echo(&mut request),
             "/" => self.visit(&*keeping, Self::page),
             "/api/whoami" => self.visit(&*keeping, Self::whoami),
             "/login" => html(StatusCode::OK, pages::login(&query.way_back())),
@@ -90,6 +117,14 @@ impl Shop {
             "/payout" => keeping.claims().map_or_else(no_page, |claims| html(StatusCode::OK, pages::payout(claims))),
             _ => no_page(),
         }
+    }
+
+    /// Has a worker work on a page; who comes first is served first.
+    async fn work(&self, headers: &HeaderMap) {
+        // They are there as long as the shop is.
+        let Ok(_worker) = self.workers[shop_of(headers)].acquire().await else { return };
+        let seconds = exponential(&mut self.random.borrow_mut(), WORK) / self.speed.get();
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     }
 
     fn keeping(&self, headers: &HeaderMap) -> Box<dyn Keeping + '_> {
@@ -121,10 +156,44 @@ impl Shop {
     }
 }
 
-/// Which shop is asked for: the proxy passes Host on as the client sent it. It is also all that there is to tell by on
-/// the route whose tokens the proxy does not look at.
+/// Which shop is asked for, by its place among the modes: the proxy passes Host on as the client sent it. Under any
+/// other name it is the first.
+fn shop_of(headers: &HeaderMap) -> usize {
+    let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let label = host.split(|byte| *byte == b'.').next().unwrap_or_default();
+    MODES.iter().position(|mode| mode.as_bytes() == label).unwrap_or_default()
+}
+
+/// The host is also all that there is to tell by on the route whose tokens the proxy does not look at.
 fn is_for_stateless(headers: &HeaderMap) -> bool {
-    headers.get(header::HOST).is_some_and(|host| host.as_bytes().starts_with(b"stateless."))
+    MODES[shop_of(headers)] == "stateless"
+}
+
+/// How fast a process works, 1 being full speed.
+struct Speed(AtomicU64);
+
+impl Speed {
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Full speed, and what standard input says after that. It is read by a thread of its own: that may wait for ever, and
+/// ends with the process. When there is no more to read, all goes on as it is.
+fn hear_of_speed() -> io::Result<Arc<Speed>> {
+    let speed = Arc::new(Speed(AtomicU64::new(1f64.to_bits())));
+    let told = Arc::clone(&speed);
+    std::thread::Builder::new().name("speed".into()).spawn(move || {
+        for speed in io::stdin().lines().map_while(Result::ok).filter_map(|line| speed_of(&line)) {
+            told.0.store(speed.to_bits(), Ordering::Relaxed);
+        }
+    })?;
+    Ok(speed)
+}
+
+fn speed_of(line: &str) -> Option<f64> {
+    let speed = line.strip_prefix(SPEED)?.trim().parse::<f64>().ok()?;
+    (0.01..=100.0).contains(&speed).then_some(speed)
 }
 
 /// What a form asks for.
@@ -132,15 +201,15 @@ fn act(keeping: &dyn Keeping, path: &str, form: &Form) -> Reply {
     match path {
         "/login" => {
             let fields = form.field("user", MOST_NAME_CHARS).map(|user| keeping.log_in(&user));
-            see_other(&form.way_back(), fields.unwrap_or_default())
+            with_fields(see_other(&form.way_back(), ""), fields.unwrap_or_default())
         }
         "/logout" => match keeping.revocation() {
             Some(revocation) => with_fields(html(StatusCode::OK, pages::logged_out(&revocation)), keeping.log_out()),
-            None => see_other("/", keeping.log_out()),
+            None => with_fields(see_other("/", ""), keeping.log_out()),
         },
         "/cart" => {
             let fields = form.field("item", MOST_ITEM_CHARS).map(|item| keeping.add(&item));
-            see_other("/", fields.unwrap_or_default())
+            with_fields(see_other("/", ""), fields.unwrap_or_default())
         }
         "/step-up" => step_up(keeping, form),
         _ => no_page(),
@@ -151,7 +220,7 @@ fn step_up(keeping: &dyn Keeping, form: &Form) -> Reply {
     let back = form.way_back();
     let is_right = form.field("code", MOST_CODE_CHARS).is_some_and(|code| code == pages::CODE);
     match keeping.step_up().filter(|_| is_right) {
-        Some(fields) => see_other(&back, fields),
+        Some(fields) => with_fields(see_other(&back, ""), fields),
         None => ask_for_more(keeping, &back, !is_right),
     }
 }
@@ -164,42 +233,6 @@ fn ask_for_more(keeping: &dyn Keeping, back: &str, was_wrong: bool) -> Reply {
         Some(None) => html(StatusCode::FORBIDDEN, pages::login_first(back)),
         None => no_page(),
     }
-}
-
-fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
-    *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply
-}
-
-fn text(status: StatusCode, body: &'static str) -> Reply {
-    reply(status, "text/plain; charset=utf-8", body)
-}
-
-fn html(status: StatusCode, page: String) -> Reply {
-    reply(status, "text/html; charset=utf-8", page)
-}
-
-fn no_page() -> Reply {
-    text(StatusCode::NOT_FOUND, "There is no such page.")
-}
-
-fn see_other(place: &str, fields: Fields) -> Reply {
-    let mut reply = text(StatusCode::SEE_OTHER, "");
-    let location = HeaderValue::try_from(place).unwrap_or(HeaderValue::from_static("/"));
-    reply.headers_mut().insert(header::LOCATION, location);
-    with_fields(reply, fields)
-}
-
-fn with_fields(mut reply: Reply, fields: Fields) -> Reply {
-    for (name, value) in fields {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            reply.headers_mut().append(name, value);
-        }
-    }
-    reply
 }
 
 /// Sends every WebSocket message back.
@@ -228,4 +261,43 @@ fn echo(request: &mut Request<Incoming>) -> Reply {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_speed_is_a_share_of_full_speed_and_anything_else_is_not_heard() {
+        for (line, speed) in [
+            ("speed 0.25", Some(0.25)),
+            ("speed 1", Some(1.0)),
+            ("speed 0", None),
+            ("speed -1", None),
+            ("speed NaN", None),
+            ("speed inf", None),
+            ("speed", None),
+            ("0.25", None),
+            ("", None),
+        ] {
+            assert_eq!(speed_of(line), speed, "{line}");
+        }
+    }
+
+    #[test]
+    fn shops_are_told_apart_by_their_hosts() {
+        for (host, shop) in [
+            ("sticky.localhost:8443", 0),
+            ("shared.localhost:8443", 1),
+            ("stateless.localhost", 2),
+            ("stateless-not.localhost", 0),
+            ("127.0.0.1:9001", 0),
+            ("", 0),
+        ] {
+            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+            assert_eq!(shop_of(&headers), shop, "{host}");
+            assert_eq!(is_for_stateless(&headers), shop == 2, "{host}");
+        }
+        assert_eq!(shop_of(&HeaderMap::new()), 0);
+    }
 }

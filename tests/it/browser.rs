@@ -1,78 +1,19 @@
 //! A real browser at the demo: it logs in, keeps its cart, talks over a WebSocket, and its server is killed; it shows more
 //! where a page wants more, and another site tries to speak in its name.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::browser::{Browser, free_port};
+use crate::support::browser::Browser;
+use crate::support::demo::Demo;
 use crate::support::proxy::{BINARY, signal};
-use crate::support::{Client, Proxy, eventually};
-
-/// The demo as a user starts it.
-struct Demo {
-    child: Child,
-    port: u16,
-    guide: String,
-}
+use crate::support::{Proxy, eventually};
 
 impl Demo {
-    fn start() -> Self {
-        // Two that begin at once may both find the usual admin port free.
-        static BEGINNING: Mutex<()> = Mutex::new(());
-        let _turn = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = free_port();
-        let mut child = Command::new(BINARY)
-            .args(["demo", "--port", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut printed = BufReader::new(child.stdout.take().unwrap());
-        let mut guide = String::new();
-        while !guide.contains("Ctrl-C ends it") {
-            assert!(printed.read_line(&mut guide).unwrap() > 0, "the guide is printed");
-        }
-        std::thread::spawn(move || std::io::copy(&mut printed, &mut std::io::sink()));
-        let demo = Demo { child, port, guide };
-        for host in ["localhost", "sticky.localhost", "shared.localhost", "stateless.localhost"] {
-            let mut client = demo.client(host);
-            eventually("the demo answers", || client.try_get("/").is_ok_and(|reply| reply.status == 200));
-        }
-        demo
-    }
-
-    fn client(&self, host: &str) -> Client {
-        Client::tls(([127, 0, 0, 1], self.port).into()).server_name(host)
-    }
-
-    fn index(&self) -> String {
-        format!("https://localhost:{}/", self.port)
-    }
-
-    fn shop(&self, pool: &str) -> String {
-        format!("https://{pool}.localhost:{}/", self.port)
-    }
-
     /// How many requests were refused as another site's, for this reason.
     fn refused(&self, reason: &str) -> f64 {
-        let address = self.guide.split("curl http://").nth(1).unwrap().split('/').next().unwrap();
-        let metrics = Client::plain(address.parse().unwrap()).host("localhost").get("/metrics").text();
-        let labels = ["rule=\"csrf\"".to_owned(), format!("reason=\"{reason}\"")];
-        let of_rule = |line: &&str| {
-            line.starts_with("steadfast_protect_total{") && labels.iter().all(|label| line.contains(label))
-        };
-        metrics.lines().filter(of_rule).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        signal(self.child.id(), "TERM");
-        let _ = self.child.wait();
+        self.metric("steadfast_protect_total", &["rule=\"csrf\"", &format!("reason=\"{reason}\"")])
     }
 }
 
@@ -130,7 +71,7 @@ impl Browser {
 
 #[test]
 fn a_user_logs_in_keeps_the_cart_over_twenty_pages_and_hears_the_echo() {
-    let demo = Demo::start();
+    let demo = Demo::start(0);
     let browser = Browser::start();
     let home = demo.shop("sticky");
     browser.open(&home);
@@ -150,7 +91,7 @@ fn a_user_logs_in_keeps_the_cart_over_twenty_pages_and_hears_the_echo() {
 
 #[test]
 fn a_shared_session_survives_kill_9_of_its_server_and_a_sticky_one_does_not() {
-    let demo = Demo::start();
+    let demo = Demo::start(0);
     let browser = Browser::start();
     let (shared, sticky) = (demo.shop("shared"), demo.shop("sticky"));
     browser.open(&demo.index());
@@ -194,7 +135,7 @@ fn a_shared_session_survives_kill_9_of_its_server_and_a_sticky_one_does_not() {
 
 #[test]
 fn a_token_goes_along_to_any_server_and_a_copy_counts_until_it_is_revoked() {
-    let demo = Demo::start();
+    let demo = Demo::start(0);
     let browser = Browser::start();
     let shop = demo.shop("stateless");
     browser.open(&demo.index());
@@ -244,7 +185,7 @@ fn a_token_goes_along_to_any_server_and_a_copy_counts_until_it_is_revoked() {
 
 #[test]
 fn who_wants_more_has_to_show_more_and_keeps_what_there_was() {
-    let demo = Demo::start();
+    let demo = Demo::start(0);
     let browser = Browser::start();
     for pool in ["shared", "stateless"] {
         let shop = demo.shop(pool);
@@ -269,7 +210,7 @@ fn who_wants_more_has_to_show_more_and_keeps_what_there_was() {
 
 #[test]
 fn what_another_site_sends_is_refused_and_what_the_shop_sends_itself_is_not() {
-    let demo = Demo::start();
+    let demo = Demo::start(0);
     let browser = Browser::start();
     let shop = demo.shop("shared");
     let socket = format!("{}ws", shop.replacen("https", "wss", 1));

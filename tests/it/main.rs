@@ -11,6 +11,7 @@ mod bodies;
 mod browser;
 mod command_line;
 mod dashboard;
+mod demo;
 mod edge;
 mod failover;
 mod grpc;

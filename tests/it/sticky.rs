@@ -210,6 +210,7 @@ impl Shop {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = std::process::Command::new(crate::support::proxy::BINARY)
             .args(["demo-server", "--name", name, "--port", &port.to_string()])
+            .stdin(std::process::Stdio::null())
             .spawn()
             .unwrap();
         let shop = Shop { name: name.to_owned(), port, child };

@@ -6,6 +6,7 @@
 pub mod browser;
 pub mod certs;
 pub mod client;
+pub mod demo;
 pub mod memcached;
 pub mod origin;
 pub mod proxy;

@@ -21,7 +21,7 @@ pub struct Proxy {
 type Lines = Arc<Mutex<Vec<String>>>;
 
 /// The metrics of one moment.
-pub struct Scrape(String);
+pub struct Scrape(pub String);
 
 impl Scrape {
     /// The sum of the values of a metric whose labels contain all of these.
