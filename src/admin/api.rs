@@ -85,9 +85,10 @@ async fn call(
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let snapshot = runtime.snapshot();
     match (&method, words.as_slice()) {
-        (&Method::GET, ["pools"]) => Ok(describe::pools(&snapshot.pools, registry).into()),
+        (&Method::GET, ["pools"]) => Ok(describe::pools(&snapshot, &snapshot.pools, registry).into()),
         (&Method::GET, ["pools", pool]) => {
-            Ok(describe::pools([pool_of(&snapshot, pool)?], registry).into_iter().next().unwrap_or_default())
+            let entry = pool_of(&snapshot, pool)?;
+            Ok(describe::pools(&snapshot, [entry], registry).into_iter().next().unwrap_or_default())
         }
         (&Method::POST, ["pools", pool, "servers", server, wish @ ("drain" | "ready" | "maint")]) => {
             let body = body_of(request).await?;

@@ -3,22 +3,25 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use prometheus::Registry;
 use prometheus::proto::{Metric, MetricFamily};
 use serde_json::{Value, json};
 
 use crate::clock::{Clock, Moment};
 use crate::imbalance::Measures;
+use crate::keys::Hasher;
 use crate::names::{Ineligible, LongLivedKind};
 use crate::pool::{Imbalance, Server, Wish};
-use crate::runtime::{PoolEntry, Runtime, TwinSeat, condition};
+use crate::runtime::{PoolEntry, Runtime, Snapshot, TwinSeat, condition};
 use crate::store::Store;
-use crate::twin::{LiveReport, PolicyReport, Quantiles, ServerReport};
+use crate::twin::{Heavy, LiveReport, PolicyReport, Quantiles, ServerReport};
 
 /// All that there is, and when. Counters are since the start of the process: whoever watches takes differences.
 pub(super) fn everything(runtime: &Runtime, registry: &Registry) -> Value {
     let snapshot = runtime.snapshot();
     let counted = Counted(registry.gather());
+    let hasher = &snapshot.session_hasher;
     let stores = snapshot.stores.iter().map(|entry| {
         let mut described = store(entry);
         counted.add_to_store(&entry.settings.name, &mut described);
@@ -28,17 +31,26 @@ pub(super) fn everything(runtime: &Runtime, registry: &Registry) -> Value {
         "time": Clock::wall(Clock::now()).0 as f64 / 1e6,
         "version": env!("CARGO_PKG_VERSION"),
         "ready": runtime.ready.load(Ordering::Relaxed),
-        "pools": snapshot.pools.iter().map(|entry| counted.with_pool(entry)).collect::<Value>(),
+        "pools": snapshot.pools.iter().map(|entry| counted.with_pool(entry, hasher)).collect::<Value>(),
         "stores": stores.collect::<Value>(),
         "protect": counted.protect(),
         "limits": counted.by_label("steadfast_limit_reached_total", &[], "limit"),
     })
 }
 
-/// These pools, with what is counted of each.
-pub(super) fn pools<'p>(entries: impl IntoIterator<Item = &'p PoolEntry>, registry: &Registry) -> Vec<Value> {
+/// These pools of the snapshot, with what is counted of each.
+pub(super) fn pools<'p>(
+    snapshot: &Snapshot,
+    entries: impl IntoIterator<Item = &'p PoolEntry>,
+    registry: &Registry,
+) -> Vec<Value> {
     let counted = Counted(registry.gather());
-    entries.into_iter().map(|entry| counted.with_pool(entry)).collect()
+    entries.into_iter().map(|entry| counted.with_pool(entry, &snapshot.session_hasher)).collect()
+}
+
+/// A session as the access log has it: by a keyed hash, with which nobody can ask for anything.
+pub(super) fn session(hasher: &Hasher, session: u64) -> String {
+    HEXLOWER.encode(&hasher.tag::<8>(&session.to_be_bytes()))
 }
 
 /// What a scrape would bring: the one place where counters of all workers are summed.
@@ -62,8 +74,8 @@ impl Counted {
         Value::Object(counts)
     }
 
-    fn with_pool(&self, entry: &PoolEntry) -> Value {
-        let mut described = pool(entry);
+    fn with_pool(&self, entry: &PoolEntry, hasher: &Hasher) -> Value {
+        let mut described = pool(entry, hasher);
         let own = [("pool", &*entry.pool.name)];
         let verdicts = self.of("steadfast_affinity_total", &own).into_iter().map(|metric| {
             json!({ "verdict": label(metric, "verdict"), "reason": label(metric, "reason"), "count": total(metric) })
@@ -117,7 +129,7 @@ fn regret(metric: &Metric) -> Value {
     })
 }
 
-fn pool(entry: &PoolEntry) -> Value {
+fn pool(entry: &PoolEntry, hasher: &Hasher) -> Value {
     let now = Clock::now();
     let load = entry.load.lock().clone();
     let imbalance = |imbalance: Imbalance| -> Value {
@@ -130,7 +142,7 @@ fn pool(entry: &PoolEntry) -> Value {
         "imbalance": imbalance(load.actual),
         "shadow_imbalance": imbalance(load.shadow),
         "rebalancing_s": entry.pool.rebalancing().since().map(|since| now.since(since).as_secs_f64()),
-        "twin": entry.twin.as_deref().map_or(Value::Null, |seat| twin(seat, now)),
+        "twin": entry.twin.as_deref().map_or(Value::Null, |seat| twin(seat, hasher, now)),
         "requests_per_second": rounded(load.servers.iter().map(|server| server.requests_per_second).sum()),
         "servers": entry.pool.servers.iter().zip(&entry.targets).enumerate().map(|(at, (server, target))| {
             let mut described = self::server(entry, server, now);
@@ -148,7 +160,7 @@ fn pool(entry: &PoolEntry) -> Value {
 }
 
 /// What the twin said last; nothing where it has not said anything yet.
-fn twin(seat: &TwinSeat, now: Moment) -> Value {
+fn twin(seat: &TwinSeat, hasher: &Hasher, now: Moment) -> Value {
     let Some(report) = seat.report() else { return Value::Null };
     let LiveReport { until, window, exchanges, sampled, left_out, .. } = *report;
     json!({
@@ -163,6 +175,24 @@ fn twin(seat: &TwinSeat, now: Moment) -> Value {
         "doubts": report.doubts.iter().map(|doubt| doubt.as_str()).collect::<Value>(),
         "policies": report.policies.iter().map(policy).collect::<serde_json::Map<_, _>>(),
         "servers": report.servers.iter().map(twin_server).collect::<Value>(),
+        "heavy": heavy(&report.heavy, hasher),
+    })
+}
+
+fn heavy(heavy: &Heavy, hasher: &Hasher) -> Value {
+    let top = heavy.top.iter().map(|one| {
+        json!({
+            "session": session(hasher, one.session),
+            "server": &*one.server,
+            "requests": one.requests,
+            "share": one.share,
+        })
+    });
+    json!({
+        "sessions": heavy.sessions,
+        "exact": heavy.is_exact,
+        "top_share": heavy.top_share,
+        "top": top.collect::<Value>(),
     })
 }
 
@@ -256,4 +286,26 @@ fn drain(entry: &PoolEntry, server: &Server, now: Moment) -> Value {
         "eta_s": countdown.eta.map(|span| span.as_secs_f64()),
         "safe_to_stop": countdown.remaining == 0 && server.state.in_flight() == 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyRing;
+    use crate::twin::HeavySession;
+
+    #[test]
+    fn a_heavy_session_is_called_what_the_access_log_calls_it() {
+        let hasher = KeyRing::ephemeral().hasher("a test");
+        let top = vec![HeavySession { session: 7, server: "a".into(), requests: 120, share: 0.125 }];
+        let described = heavy(&Heavy { sessions: 1_240, top_share: 0.5, is_exact: true, top }, &hasher);
+        let logged = format!("{:016x}", hasher.hash(&7_u64.to_be_bytes()));
+        let expected = json!({
+            "sessions": 1240,
+            "exact": true,
+            "top_share": 0.5,
+            "top": [{ "session": logged, "server": "a", "requests": 120, "share": 0.125 }],
+        });
+        assert_eq!(described, expected);
+    }
 }

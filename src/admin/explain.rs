@@ -1,10 +1,10 @@
 //! What a pin cookie says, and what would become of it now.
 
-use data_encoding::HEXLOWER;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::api::{Answer, refuse};
+use super::describe;
 use crate::affinity::Preference;
 use crate::clock::Clock;
 use crate::metrics::WorkerId;
@@ -54,7 +54,7 @@ pub(super) fn explain(snapshot: &Snapshot, body: &Value) -> Answer {
         "valid": true,
         "pool": &*entry.pool.name,
         "server": pinned,
-        "session": HEXLOWER.encode(&snapshot.session_hasher.hash(&pin.session.to_be_bytes()).to_be_bytes()),
+        "session": describe::session(&snapshot.session_hasher, pin.session),
         "issued": pin.issued,
         "last_seen": pin.seen,
         "would": { "verdict": verdict.as_str(), "reason": verdict.reason(), "server": server, "why": sentence(verdict) },

@@ -36,6 +36,7 @@ pub struct LiveGauges {
     twin_fit: Family,
     twin_sampled: Family,
     twin_doubt: Family,
+    twin_top_sessions_share: Family,
     twin_dropped: Family,
 }
 
@@ -95,6 +96,10 @@ impl LiveGauges {
             twin_doubt: Family::gauge(
                 "steadfast_twin_doubt",
                 "1 for a reason not to trust the twin, wholly or at all.",
+            ),
+            twin_top_sessions_share: Family::gauge(
+                "steadfast_twin_top_sessions_share_ratio",
+                "The share of the work that the heaviest 1 % of the sessions have.",
             ),
             twin_dropped: Family::counter(
                 "steadfast_twin_events_dropped_total",
@@ -199,6 +204,11 @@ impl LiveGauges {
         self.twin_doubt.value(&[("pool", pool), ("doubt", doubt)], f64::from(u8::from(holds)));
     }
 
+    /// How much of the work the heaviest 1 % of the sessions have.
+    pub fn twin_top_sessions_share(&mut self, pool: &str, share: f64) {
+        self.twin_top_sessions_share.value(&[("pool", pool)], share);
+    }
+
     /// Events that the twin missed.
     pub fn twin_dropped(&mut self, pool: &str, count: u64) {
         self.twin_dropped.value(&[("pool", pool)], count as f64);
@@ -261,6 +271,7 @@ impl LiveGauges {
             self.twin_fit,
             self.twin_sampled,
             self.twin_doubt,
+            self.twin_top_sessions_share,
             self.twin_dropped,
         ]
     }

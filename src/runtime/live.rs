@@ -93,6 +93,9 @@ fn describe_twin(pool: &str, seat: &TwinSeat, gauges: &mut LiveGauges) {
     for doubt in Doubt::ALL {
         gauges.twin_doubt(pool, doubt.as_str(), report.doubts.contains(doubt));
     }
+    if report.heavy.sessions > 0 {
+        gauges.twin_top_sessions_share(pool, report.heavy.top_share);
+    }
 }
 
 /// The state that a server is in, the most telling one where several hold.

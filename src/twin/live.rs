@@ -18,15 +18,19 @@
 //! **Pins.** A session that was pinned when a model meets it for the first time is pinned there in the model as well. A
 //! newcomer is placed by each model itself, but for those of the policy in force: these place it where it was really
 //! placed, so that fit says how well servers and demands are modelled, and not who was lucky.
+//!
+//! **Heavy sessions** are read off what is played: each request's demand is its session's work ([`Heavy`]). In a sample, shares
+//! are of the work of the sample.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::heavy::SessionWork;
 use super::sample::{Budget, Sample};
 use super::{
-    Arrival, Demands, Discipline, Known, Latencies, Model, Observed, Outcome, Pinned, PolicyModel, ServerModel,
+    Arrival, Demands, Discipline, Heavy, Known, Latencies, Model, Observed, Outcome, Pinned, PolicyModel, ServerModel,
 };
 use crate::balance::Balance;
 use crate::clock::Moment;
@@ -212,6 +216,8 @@ pub struct LiveReport {
     pub policies: Vec<PolicyReport>,
     /// By position.
     pub servers: Vec<ServerReport>,
+    /// Of the sample.
+    pub heavy: Heavy,
     /// Modelled over measured p99 of the policy in force.
     pub fit: Option<f64>,
     /// Why not to trust it.
@@ -220,11 +226,20 @@ pub struct LiveReport {
 
 /// What demands do not carry along.
 struct Beside {
+    server: usize,
     arrived: Moment,
     ended: Moment,
     key: u64,
     pinned: Pinned,
     latency: Duration,
+}
+
+/// An exchange as it is played, with what was measured of it.
+struct Restored {
+    arrival: Arrival,
+    latency: Duration,
+    /// Which really served it.
+    server: usize,
 }
 
 /// What is counted in a window.
@@ -233,6 +248,7 @@ struct Window {
     /// The first arrival.
     from: Moment,
     measured: Latencies,
+    work: SessionWork,
     dropped: u64,
     left_out: u64,
 }
@@ -260,8 +276,8 @@ pub struct LiveTwin {
     demands: Demands,
     /// Those that demands have, by number.
     beside: HashMap<u64, Beside>,
-    /// Arrivals at the proxy with their measured latency, in the order of time.
-    restored: BTreeMap<(Moment, u64), (Arrival, Duration)>,
+    /// By their arrival at the proxy, in the order of time.
+    restored: BTreeMap<(Moment, u64), Restored>,
     models: Option<Models>,
     window: Window,
     left_out_before: u64,
@@ -306,7 +322,8 @@ impl LiveTwin {
         // Where a hash decides on sessions, it is theirs.
         let is_hashed = self.pool.is_hashed || (self.pool.is_sticky && self.pool.balance == Balance::Hash);
         let key = session.filter(|_| is_hashed).unwrap_or(key);
-        self.beside.insert(self.number, Beside { arrived, ended, key, pinned, latency: ended.since(arrived) });
+        let latency = ended.since(arrived);
+        self.beside.insert(self.number, Beside { server, arrived, ended, key, pinned, latency });
         self.demands.offer(Observed { server, begun, ended, session, key: self.number });
     }
 
@@ -376,9 +393,9 @@ impl LiveTwin {
     fn restore(&mut self, arrival: Arrival) {
         let number = arrival.key;
         match self.beside.remove(&number) {
-            Some(Beside { arrived, key, pinned, latency, .. }) => {
+            Some(Beside { server, arrived, key, pinned, latency, .. }) => {
                 let arrival = Arrival { at: arrived, key, pinned, ..arrival };
-                self.restored.insert((arrived, number), (arrival, latency));
+                self.restored.insert((arrived, number), Restored { arrival, latency, server });
             }
             None => self.window.left_out += 1,
         }
@@ -394,16 +411,18 @@ impl LiveTwin {
         }
         let later = self.restored.split_off(&(until, 0));
         let due = std::mem::replace(&mut self.restored, later);
-        for ((at, _), (arrival, latency)) in due {
+        for ((at, _), Restored { arrival, latency, server }) in due {
             if self.models.is_none() {
                 let each = self.policies().into_iter().map(|policy| Model::new(&servers, policy, SEED)).collect();
                 self.models = Some(Models { servers: servers.clone(), store_round_trip, each });
                 self.window.measured = Latencies::default();
+                self.window.work = SessionWork::default();
             }
             if self.window.measured.count() == 0 {
                 self.window.from = at;
             }
             self.window.measured.add(latency);
+            self.window.work.add(arrival.session, server, arrival.demand);
             self.models.iter_mut().flat_map(|models| &mut models.each).for_each(|model| model.offer(arrival));
         }
     }
@@ -484,6 +503,7 @@ impl LiveTwin {
             LivePolicy::ALL.iter().zip(outcomes).map(|(policy, outcome)| of_policy(*policy, &outcome)).collect();
         let measured = quantiles(&window.measured);
         let modelled = policies.first().map_or(Duration::ZERO, |actual| actual.latency.p99);
+        let name_of = |at: usize| self.pool.servers.get(at).map(|server| server.name.clone()).unwrap_or_default();
         let is_known = !measured.p99.is_zero() && !modelled.is_zero();
         let mut report = LiveReport {
             until,
@@ -495,6 +515,7 @@ impl LiveTwin {
             measured,
             policies,
             servers: models.servers.iter().map(|server| of_server(server, self.sample)).collect(),
+            heavy: window.work.heavy(name_of),
             fit: is_known.then(|| modelled.as_secs_f64() / measured.p99.as_secs_f64()),
             doubts: Vec::new(),
         };
@@ -740,6 +761,7 @@ mod tests {
         let last = reports.last().unwrap();
         assert_eq!(last.sampled, 0.25, "1,600 a second, and there is time for 500");
         assert_eq!(last.servers[0].capacity, Some(16.0));
+        assert_eq!((last.heavy.sessions, last.heavy.is_exact), (123, true), "of 500, those of the sample");
         assert!(!last.doubts.contains(&Doubt::ThinSample), "{last:?}");
         let ratio = last.policies[0].latency.p50.as_secs_f64() / last.measured.p50.as_secs_f64();
         assert!((0.8..1.25).contains(&ratio), "{last:?}");
@@ -799,6 +821,35 @@ mod tests {
         assert!(only.exchanges < ENOUGH && only.window >= LONGEST_WINDOW, "{only:?}");
         assert_eq!(only.doubts, [Doubt::TooFew, Doubt::NoLimit, Doubt::Dropped]);
         assert!(only.dropped >= 60, "{only:?}");
+        assert_eq!(only.heavy.sessions, only.exchanges, "each is a session's first, and all are of this window");
+    }
+
+    #[test]
+    fn a_session_that_asks_more_than_the_others_is_named_with_its_server() {
+        let mut twin = twin(SETTINGS, shop(4));
+        let mut seen = seen(4, Discipline::Sharing, 0.5, 45);
+        for (number, observed) in seen.iter_mut().enumerate() {
+            match number % 20 {
+                // A robot has a fifth of all requests,
+                3 | 8 | 13 | 18 => (observed.session, observed.server) = (Some(9_999), 1),
+                // and another fifth is nobody's.
+                0 | 5 | 10 | 15 => observed.session = None,
+                _ => {}
+            }
+        }
+        let reports = play(&mut twin, &seen, &both());
+        assert!(reports.len() >= 2, "{}", reports.len());
+        for Heavy { sessions, top_share, is_exact, top } in reports.iter().map(|report| &report.heavy) {
+            assert!((250..=501).contains(sessions) && *is_exact, "{sessions}");
+            let robot = &top[0];
+            assert_eq!((robot.session, &*robot.server, top.len()), (9_999, "b", 5));
+            assert!((0.12..0.28).contains(&robot.share), "{robot:?}");
+            assert!(top.windows(2).all(|pair| pair[0].share >= pair[1].share) && top[1].share < 0.02, "{top:?}");
+            assert!(*top_share > robot.share && *top_share < robot.share + 0.1, "{top_share}: {top:?}");
+        }
+        let last = reports.last().unwrap();
+        let fifth = last.exchanges as f64 / 5.0;
+        assert!((last.heavy.top[0].requests as f64 / fifth - 1.0).abs() < 0.05, "{last:?}");
     }
 
     #[test]

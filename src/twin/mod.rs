@@ -13,6 +13,7 @@
 
 mod books;
 mod demand;
+mod heavy;
 mod latencies;
 mod live;
 mod model;
@@ -24,6 +25,7 @@ mod server;
 use std::time::Duration;
 
 pub use demand::{Demands, Known, Misfit, Observed};
+pub use heavy::{Heavy, HeavySession};
 pub use latencies::Latencies;
 pub use live::{
     Doubt, LivePolicy, LivePool, LiveReport, LiveServer, LiveSettings, LiveTwin, PolicyReport, Present, Quantiles,

@@ -319,6 +319,52 @@ fn the_twin_speaks_in_one_sentence_and_says_where_it_is_not_to_be_trusted() {
 }
 
 #[test]
+fn heavy_sessions_are_said_in_one_sentence_and_listed() {
+    let origin = Origin::start("a");
+    let proxy = Proxy::start(&plain(&[&origin], ""));
+    let browser = Browser::start();
+    watch(&proxy, &browser);
+    eventually("it is live", || is_live(&browser));
+    browser.run("hangUp()");
+    browser.run(SYNTHETIC);
+    let is_hidden = || browser.run("return document.querySelector('[data-part=\"heavy\"]').hidden");
+    let sentence = || browser.text_of("[data-part=\"heavyText\"]");
+    browser.run("feed(0, 30)");
+    assert_eq!(is_hidden(), true, "a proxy of another version does not say who they are");
+    browser.run("feed(30, 60); window.row = document.querySelector('.session')");
+    assert_eq!(is_hidden(), false);
+    assert_eq!(sentence(), "The heaviest 1 % of 1,240 sessions are 43 % of the work.");
+    browser.run("feed(60, 61)");
+    assert_eq!(browser.run("return document.querySelector('.session') === row"), true, "rows stay");
+    assert_eq!(browser.text_of(".session code"), "000000000000012c", "and say what is in the last snapshot");
+    assert_eq!(browser.text_of(".session .value"), "20 % of the work, on server-1, 24 requests/s");
+    assert_eq!(browser.run("return document.querySelectorAll('.session .bar')[1].style.width"), "50%");
+    let show = |number: u32, heavy: &Value| {
+        let shown = browser.run(&format!(
+            "const now = synthetic({number}); now.pools[0].twin.sampled = 0.25; now.pools[0].twin.heavy = {heavy}; show(now)"
+        ));
+        assert!(shown.is_null(), "{shown}");
+    };
+    let of = |session: &str, share: f64| json!({ "session": session, "server": "a", "requests": 3, "share": share });
+    show(61, &json!({ "sessions": 8, "exact": false, "top_share": 0.5, "top": [of("00000000000000aa", 0.5)] }));
+    assert_eq!(
+        sentence(),
+        "The heaviest of 8 sessions is at least 50 % of the work, in a sample of 25 % of the sessions."
+    );
+    assert_eq!(browser.run("return document.querySelector('.pool').querySelectorAll('.session').length"), 1);
+    let top: Vec<Value> = (0..9).map(|number| of(NASTY, 0.1 - f64::from(number) / 100.0)).collect();
+    show(62, &json!({ "sessions": 9, "exact": true, "top_share": 0.1, "top": top }));
+    assert_eq!(browser.run("return document.querySelector('.pool').querySelectorAll('.session').length"), 5);
+    assert_eq!(
+        (browser.text_of(".session code"), browser.run("return typeof window.hacked")),
+        (NASTY.into(), json!("undefined"))
+    );
+    show(63, &json!({ "sessions": 0, "exact": true, "top_share": 0.0, "top": [] }));
+    assert_eq!(is_hidden(), true);
+    assert!(!browser.complaints().contains("SEVERE"), "{}", browser.complaints());
+}
+
+#[test]
 fn names_are_text_and_an_hour_of_snapshots_leaves_no_more_than_five_minutes() {
     let origin = Origin::start("a");
     let proxy = Proxy::start(&plain(&[&origin], ""));
@@ -348,6 +394,7 @@ fn names_are_text_and_an_hour_of_snapshots_leaves_no_more_than_five_minutes() {
     assert!(many <= few + few / 10, "{few} nodes became {many}");
     assert_eq!(browser.text_of(".pool h2"), NASTY);
     assert_eq!(browser.run("return document.querySelectorAll('img').length"), 0);
+    assert_eq!(browser.run("return document.querySelectorAll('.session').length"), 10, "five of each pool");
     assert_eq!(browser.run("return typeof window.hacked"), "undefined");
     let line = browser.run("return document.querySelector('[data-part=\"actualLine\"]').getAttribute('d')");
     assert!(line.as_str().unwrap().matches('L').count() >= 290, "five minutes are drawn: {line}");
@@ -379,6 +426,10 @@ window.synthetic = (number) => {
       drain: drains ? { remaining: number % 40, half_life_s: 30, eta_s: 90, safe_to_stop: false } : null,
     };
   };
+  const heaviest = (share, at) => ({
+    session: (number * 5 + at).toString(16).padStart(16, '0'), server: `server-${at + 1}`, requests: 1200 * share, share,
+  });
+  const heavy = { sessions: 1240, exact: true, top_share: 0.43, top: [0.2, 0.1, 0.05, 0.03, 0.01].map(heaviest) };
   const pool = (name) => ({
     name, mode: 'sticky', balance: 'p2c', rebalancing_s: null, requests_per_second: 360,
     imbalance: requests(1.4 + 0.3 * Math.sin(number / 20)), shadow_imbalance: requests(1.1 + 0.1 * Math.sin(number / 9)),
@@ -389,7 +440,7 @@ window.synthetic = (number) => {
     disagreements: of(30), codes: { '2xx': of(360), '5xx': of(1) }, session_events: { created: of(1) },
     twin: number < 20 ? null : {
       policies: { actual: played(8), sticky: played(9), soft: played(5), shared: played(4) }, fit: 1.1,
-      doubts: number % 60 < 30 ? [] : ['too_few'],
+      doubts: number % 60 < 30 ? [] : ['too_few'], window_s: 10, sampled: 1, heavy: number < 30 ? undefined : heavy,
     },
   });
   return {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Client, Origin, PATIENCE, Proxy, plain};
+use crate::support::{Client, Origin, PATIENCE, Proxy, eventually, plain};
 
 const NO_PROBES: &str = "[pool.health]\ntype = \"off\"\n";
 
@@ -73,6 +73,44 @@ fn the_twin_says_what_other_policies_would_come_to() {
     assert!(metrics.contains("steadfast_twin_events_dropped_total{pool=\"shop\"} 0"), "{metrics}");
     assert!(!metrics.lines().any(|line| line.starts_with("steadfast_twin_kept_ratio") && line.contains("shared")));
     assert_eq!(metrics.matches("steadfast_twin_doubt{").count(), 7, "one for each reason, whether it holds or not");
+}
+
+#[test]
+fn the_heaviest_sessions_are_said_and_the_access_log_has_them_by_the_same_name() {
+    let (a, b) = (Origin::start("a"), Origin::start("b"));
+    let proxy = Proxy::start(&plain(&[&a, &b], NO_PROBES));
+    let mut robot = proxy.client();
+    assert_eq!(robot.get("/").status, 200);
+    // One session asks nine times as often as each of seven others.
+    let mut users: Vec<Client> = (0..7).map(|_| proxy.client()).collect();
+    users.extend(vec![robot; 9]);
+    let is_found = |said: &Value| {
+        let heavy = &said["heavy"];
+        heavy["sessions"] == 8 && heavy["top"][0]["share"].as_f64() > Some(0.3)
+    };
+    let said = ask_until(&mut users, &proxy, is_found);
+    let heavy = &said["heavy"];
+    let top = heavy["top"].as_array().unwrap();
+    assert_eq!((top.len(), &heavy["exact"]), (5, &Value::from(true)), "{said}");
+    assert_eq!(heavy["top_share"], top[0]["share"], "one of eight is their heaviest 1 %: {said}");
+    let shares: Vec<f64> = top.iter().map(|session| session["share"].as_f64().unwrap()).collect();
+    assert!(shares.is_sorted_by(|one, next| one >= next) && shares.iter().sum::<f64>() <= 1.001, "{said}");
+    let requests = |at: usize| top[at]["requests"].as_u64().unwrap();
+    assert!(requests(0) > 4 * requests(1), "{said}");
+    // The log is written a little later.
+    let lines_of = |session: &Value| {
+        let log = proxy.access_log().into_iter();
+        log.filter(|line| line["session"] == session["session"]).collect::<Vec<Value>>()
+    };
+    for session in top {
+        assert_eq!(session["session"].as_str().map(str::len), Some(16), "{said}");
+        eventually("the log has its requests", || {
+            lines_of(session).len() as u64 >= session["requests"].as_u64().unwrap()
+        });
+        assert!(lines_of(session).iter().all(|line| line["server"] == session["server"]), "{said}");
+    }
+    let share = proxy.metric("steadfast_twin_top_sessions_share_ratio", &["pool=\"shop\""]);
+    assert!((0.1..=1.0).contains(&share), "{share}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ const WINDOW = 10;
 const SILENCE = 5_000;
 const LONGEST_PAUSE = 30;
 const MOST_EVENTS = 20;
+/** Heavy sessions that are shown of a pool. */
+const MOST_HEAVY = 5;
 /** Counters of what happens now and then: their last minute. */
 const MINUTE = 60;
 const CHART = { width: 300, height: 80 };
@@ -393,6 +395,7 @@ function makePool(pool) {
   view.ring = new Ring(COLUMNS, SPAN + 1);
   view.rows = new Views(view.servers, (server) => makeServer(pool.name, server));
   view.events = new Views(view.sessionEvents, makeCounter);
+  view.heaviest = new Views(view.heavySessions, () => copy('heavy-template'));
   view.shares = VERDICTS.map((verdict) => makeVerdict(view, verdict));
   return view;
 }
@@ -425,6 +428,7 @@ function showPool(view, pool, time) {
   const rate = scaleOf(servers, (server) => server.requests_per_second);
   view.rows.show(servers, (server) => server.name, (row, server) => showServer(pool.name, row, server, { flight, rate }));
   showTwin(view, pool.twin);
+  showHeavy(view, pool.twin);
   showSessionEvents(view, pool.session_events ?? {}, time);
   if (!document.hidden) drawPool(view);
 }
@@ -469,6 +473,32 @@ function showTwin(view, twin) {
   if (twin == null) return;
   put(view.twin, twinText(twin));
   view.twin.classList.toggle('doubted', twin.doubts.length > 0);
+}
+
+/** How much of the work is the heaviest sessions', in one sentence. */
+function heavyText({ sessions, top_share: share, exact }, sampled) {
+  let who = 'The only session is';
+  if (sessions > 1) who = `The heaviest of ${count(sessions)} sessions is`;
+  if (sessions > 100) who = `The heaviest 1 % of ${count(sessions)} sessions are`;
+  const least = exact === false ? 'at least ' : '';
+  const where = sampled < 1 ? `, in a sample of ${percent(sampled)} of the sessions` : '';
+  return `${who} ${least}${percent(share)} of the work${where}.`;
+}
+
+/** Who they are: a row for each place, which is another's when another is heavier. */
+function showHeavy(view, twin) {
+  const top = (twin?.heavy?.top ?? []).slice(0, MOST_HEAVY);
+  reveal(view.heavy, top.length > 0);
+  if (top.length > 0) put(view.heavyText, heavyText(twin.heavy, twin.sampled));
+  const scale = { heaviest: top[0]?.share, seconds: twin?.window_s };
+  view.heaviest.show(top, (session) => top.indexOf(session), (row, session) => showHeavySession(row, session, scale));
+}
+
+function showHeavySession(row, { session, server, requests, share }, { heaviest, seconds }) {
+  const rate = requests / seconds;
+  put(row.session, session);
+  row.bar.style.width = `${(heaviest > 0 ? (100 * share) / heaviest : 0).toFixed(1)}%`;
+  put(row.value, `${percent(share)} of the work, on ${server}, ${rate > 0 && rate < 0.1 ? '<0.1' : count(rate)} requests/s`);
 }
 
 function drawPool(view) {
