@@ -106,7 +106,7 @@ pub(super) async fn run(
         let server = match choose(worker, exchange, entry, recalled.preference, &tried, last.is_some()).await {
             Ok(server) => server,
             Err(NoServer(verdict)) => {
-                exchange.verdict = Some(verdict);
+                exchange.found_none(verdict);
                 let refused = matches!(verdict, Verdict::Refused(_));
                 return Err(last.filter(|_| !refused).unwrap_or(Error::new(Kind::NoServer)));
             }

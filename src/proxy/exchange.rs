@@ -60,7 +60,7 @@ pub(super) struct Exchange {
     /// It is one that may last for hours.
     stays: bool,
     pub(super) attempts: u32,
-    /// What its pin cost.
+    /// What its pin cost; it belongs to the verdict, and is there for each that says that the pin held.
     cost: Option<Cost>,
     /// Where in a server's line it began to wait, and how long it did.
     queued: Option<(u32, Duration)>,
@@ -226,6 +226,12 @@ impl Exchange {
         self.attempts += 1;
     }
 
+    /// No server is chosen for the next attempt. What an earlier one's pin cost goes with the verdict on it.
+    pub(super) fn found_none(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+        self.cost = None;
+    }
+
     pub(super) fn waited_in_line(&mut self, position: u32, waited: Duration) {
         self.queued = Some((position, waited));
     }
@@ -301,7 +307,7 @@ impl Exchange {
                 self.pool.map_or(&self.worker.no_pool, |pool| &snapshot.pools[pool].pool.metrics)
             }
         };
-        if let Some(cost) = self.cost.filter(|_| self.verdict == Some(Verdict::Kept)) {
+        if let Some(cost) = self.cost {
             let cells = metrics.cells.of(self.worker.id);
             cells.regret.observe(cost.regret);
             cells.disagreements.add(u64::from(cost.disagrees));

@@ -157,6 +157,11 @@ fn with_fail_a_dead_server_is_waited_for_and_not_left() {
     let refused = client.get("/");
     assert_eq!((refused.status, refused.set_cookies().len()), (503, 0), "{refused:?}");
     assert!(proxy.metric("steadfast_affinity_total", &["verdict=\"refused\""]) >= 1.0);
+    // It was kept twice before, and a server that has just failed is a costly one.
+    eventually("it is in the log", || proxy.access_log().iter().any(|line| line["verdict"] == "refused"));
+    let log = proxy.access_log();
+    let refused = log.iter().find(|line| line["verdict"] == "refused").unwrap();
+    assert_eq!(refused["regret_ms"], 0.0, "who is refused has no pin that held: {refused}");
     let back = Origin::start_on(&home, &address, crate::support::origin::Speaks::Http1);
     assert_eq!(client.get("/").verdict(), format!("kept; server={home}"));
     drop((back, alive));

@@ -10,7 +10,8 @@ use super::{Client, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_steadfast");
 
-/// A running proxy. When it is dropped, it is held to its books: as many requests as verdicts in every pool.
+/// A running proxy. When it is dropped, it is held to its books: as many requests as verdicts in every pool, and a regret
+/// for each pin that held.
 pub struct Proxy {
     child: Child,
     directory: tempfile::TempDir,
@@ -188,12 +189,15 @@ impl Proxy {
         for pool in pools {
             let label = format!("pool=\"{pool}\"");
             let sums = || {
-                let of = |name| self.metric(name, &[&label]);
-                (of("steadfast_requests_total"), of("steadfast_affinity_total"))
+                let scrape = self.scrape();
+                let of = |name, verdict| scrape.sum(name, &[&label, verdict]);
+                let all = (of("steadfast_requests_total", ""), of("steadfast_affinity_total", ""));
+                let held = of("steadfast_affinity_total", "verdict=\"kept\"");
+                (all, (held, of("steadfast_affinity_regret_seconds_count", "")))
             };
-            eventually(&format!("requests and verdicts of {pool} agree ({:?})", sums()), || {
-                let (requests, verdicts) = sums();
-                requests == verdicts
+            eventually(&format!("requests and verdicts of {pool} agree, and regrets ({:?})", sums()), || {
+                let ((requests, verdicts), (held, regrets)) = sums();
+                requests == verdicts && held == regrets
             });
         }
     }
