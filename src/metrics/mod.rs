@@ -70,9 +70,9 @@ impl ServerMetrics {
 #[derive(Default)]
 pub struct PoolCells {
     pub affinity: [Cell; Verdict::COUNT],
-    /// How much worse the pinned server was than the best one, at each kept pick.
+    /// How much worse the pinned server was than the best one, at each pick of a pin that held.
     pub regret: DurationCells,
-    /// Kept picks that the balance policy would have placed elsewhere.
+    /// Picks of pins that held and that the balance policy would have placed elsewhere.
     pub disagreements: Cell,
     /// Exchanges that no server answered.
     pub unserved: ServedCells,
@@ -360,11 +360,11 @@ impl Metrics {
             Family::histogram("steadfast_queue_wait_seconds", "Time spent in the waiting line of a server.");
         let mut regret = Family::histogram(
             "steadfast_affinity_regret_seconds",
-            "Expected wait on the pinned server over that on the best one, at each kept pick.",
+            "Expected wait on the pinned server over that on the best one, at each kept or waited pick.",
         );
         let mut disagreements = Family::counter(
             "steadfast_affinity_disagreement_total",
-            "Kept picks that the balance policy would have placed elsewhere.",
+            "Kept and waited picks that the balance policy would have placed elsewhere.",
         );
         let mut attempts = Family::counter("steadfast_attempts_total", "Tries of exchanges on servers, by outcome.");
         for pool in self.pools.read().iter() {

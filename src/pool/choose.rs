@@ -31,8 +31,8 @@ impl Pool {
                     continue;
                 }
                 Choice::Server(server, verdict) => (server, verdict),
-                Choice::Line(server) => match Waiting::join(&self.servers[server], self.rules.queue_length()) {
-                    Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                Choice::Line(server) => match self.join_line(server, ask.now, random) {
+                    Some(place) => return Ok(place),
                     None if self.rules.fails() => return Err(NoServer(Verdict::Refused(RefusedWhy::Full))),
                     None => {
                         full.add(server);
@@ -46,8 +46,8 @@ impl Pool {
                 Some(guard) => return Ok(Picked::Server(self.picked(server, verdict, regret, guard, &ask, random))),
                 // Others were faster: a hard session waits for its own server all the same.
                 None if verdict == Verdict::Kept && self.may_queue(&ask) && !full.contains(server) => {
-                    match Waiting::join(&self.servers[server], self.rules.queue_length()) {
-                        Some(waiting) => return Ok(Picked::Line { server, waiting }),
+                    match self.join_line(server, ask.now, random) {
+                        Some(place) => return Ok(place),
                         None => full.add(server),
                     }
                 }
@@ -56,9 +56,27 @@ impl Pool {
         }
     }
 
-    /// The pick of an exchange that has waited in the line of its own server, and has its place now.
-    pub fn pick_of_waiting(&self, server: usize, guard: InFlight, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Pick {
-        self.picked(server, Verdict::Waited, None, guard, ask, random)
+    /// A place in the line of a pinned session's own server, unless that has its length. What the pin costs counts as
+    /// of now: now the exchange could go elsewhere, and who is in the line is what it will wait for. When its turn has
+    /// come they are gone, and the wait would have cost nothing.
+    fn join_line(&self, server: usize, now: Moment, random: &mut fastrand::Rng) -> Option<Picked> {
+        let regret = self.regret_of(server, now, random);
+        let waiting = Waiting::join(&self.servers[server], self.rules.queue_length())?;
+        Some(Picked::Line { server, waiting, regret })
+    }
+
+    /// The pick of an exchange that has waited in the line of its own server, and has its place now. `regret` is that
+    /// of joining the line; without it nothing is said of what the pin costs. Where the policy would have placed it is
+    /// found now: its place in the shadow begins with its place on the server, as everybody's does.
+    pub fn pick_of_waiting(
+        &self,
+        server: usize,
+        guard: InFlight,
+        regret: Option<Duration>,
+        ask: &Ask<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Pick {
+        self.picked(server, Verdict::Waited, regret, guard, ask, random)
     }
 
     /// A choice that has come true: it is counted, and so is the one that the policy alone would have made.
@@ -158,18 +176,21 @@ impl Pool {
         }
     }
 
-    /// What keeping a session on its server costs: `latency x in flight / weight` over that of the best of the servers
-    /// looked at (all of a small pool, some of a large one).
+    /// What keeping a session on its server costs one more request: `latency x requests / weight` over that of the best
+    /// of the servers looked at (all of a small pool, some of a large one). Requests are those in flight, those in line
+    /// and the one more.
     fn regret_of(&self, server: usize, now: Moment, random: &mut fastrand::Rng) -> Duration {
-        let wait = |server: &Server, in_flight: u32| {
-            server.state.latency.last_nanos() * f64::from(in_flight) / f64::from(server.weight().max(1))
+        let wait = |server: &Server| {
+            let state = &server.state;
+            let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
+            state.latency.last_nanos() * requests / f64::from(server.weight().max(1))
         };
         let count = self.servers.len();
         let looked_at = (0..count.min(LOOK_AT)).map(|at| if count > LOOK_AT { random.usize(..count) } else { at });
         let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
         let fit = others.filter(|other| other.unfit(now).is_none());
-        let best = fit.map(|other| wait(other, other.state.in_flight() + 1)).fold(f64::INFINITY, f64::min);
-        let own = wait(&self.servers[server], self.servers[server].state.in_flight() + 1);
+        let best = fit.map(wait).fold(f64::INFINITY, f64::min);
+        let own = wait(&self.servers[server]);
         let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
         Duration::from_nanos(regret as u64)
     }

@@ -206,6 +206,8 @@ pub enum Picked {
     Line {
         server: usize,
         waiting: Waiting,
+        /// What its pin costs, as of now.
+        regret: Duration,
     },
 }
 
@@ -214,7 +216,7 @@ pub struct Pick {
     /// Its position in the pool.
     pub server: usize,
     pub verdict: Verdict,
-    /// What keeping it cost, where it was kept.
+    /// What its pin costs, where it was kept, or waited for.
     pub cost: Option<Cost>,
     /// Held as long: its place where the balance policy alone would have sent it.
     pub shadow: Option<Shadow>,
@@ -222,10 +224,10 @@ pub struct Pick {
     pub guard: InFlight,
 }
 
-/// What a pin cost at the moment of choice.
+/// What a pin that held cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// The expected wait on the pinned server over that on the best one.
+    /// The expected wait on the pinned server over that on the best one: when it was chosen, or its line was joined.
     pub regret: Duration,
     /// The balance policy would have placed it elsewhere.
     pub disagrees: bool,

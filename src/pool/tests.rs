@@ -1,3 +1,5 @@
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::*;
@@ -157,7 +159,7 @@ fn a_pinned_exchange_waits_for_its_own_full_server() {
     let capped = ServerSettings { max_requests: 1, ..server("a") };
     let shop = with_rules(pool(Balance::P2c, &[capped, server("b")]), rules);
     let held = pick(&shop, pinned(0), &[]).unwrap();
-    let Ok(Picked::Line { server: 0, waiting }) = ask(&shop, pinned(0), &[], true) else { panic!("it waits") };
+    let Ok(Picked::Line { server: 0, waiting, .. }) = ask(&shop, pinned(0), &[], true) else { panic!("it waits") };
     assert_eq!(waiting.position, 1);
     let Ok(Picked::Server(past)) = ask(&shop, pinned(0), &[], true) else { panic!("the line has its length") };
     assert_eq!((past.server, past.verdict), (1, Verdict::Moved(MovedWhy::Full)));
@@ -372,4 +374,52 @@ fn every_pick_has_its_place_in_the_shadow_for_as_long_as_it_lasts() {
     assert!(disagreeing >= 100, "the policy would have left fifty there: {disagreeing}");
     drop(picks);
     assert_eq!(sums(), ((200, 200), (0, 0)));
+}
+
+/// The guard of who has its turn in a line.
+fn called(waiting: Waiting) -> InFlight {
+    match pin!(waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(guard) => guard,
+        Poll::Pending => panic!("it has its turn"),
+    }
+}
+
+/// So many milliseconds are what each server was seen to take.
+fn taking(shop: &Pool, millis: &[u64]) {
+    for (server, millis) in shop.servers.iter().zip(millis) {
+        server.state.latency.observe(Duration::from_millis(*millis), false, NOW);
+    }
+}
+
+#[test]
+fn who_waits_in_line_regrets_the_line_as_it_was_when_it_joined() {
+    let rules = PinRules { queue: Queue { length: 9, timeout: Duration::from_secs(1) }, ..PinRules::default() };
+    let capped = ServerSettings { max_requests: 1, ..server("a") };
+    let shop = sticky(with_rules(pool(Balance::LeastRequests, &[capped, server("b")]), rules));
+    taking(&shop, &[100, 30]);
+    // Its sessions stay, and the policy would send nobody there.
+    shop.servers[0].state.wishes.set(Wish::Drain, None);
+    let held = pick(&shop, pinned(0), &[]).unwrap();
+    assert_eq!(held.cost, Some(Cost { regret: Duration::from_millis(100 - 30), disagrees: true }));
+    let join = || match ask(&shop, pinned(0), &[], true) {
+        Ok(Picked::Line { server: 0, waiting, regret }) => (waiting, regret),
+        _ => panic!("it waits"),
+    };
+    let ((first, regret), (second, more)) = (join(), join());
+    assert_eq!([regret, more], [200 - 30, 300 - 30].map(Duration::from_millis), "each waits for those before it");
+    drop(held);
+    drop(second);
+    let (tried, guard) = (Tried::default(), called(first));
+    let asked = Ask {
+        preference: pinned(0),
+        tried: &tried,
+        key: 0,
+        worker: WorkerId(0),
+        now: NOW,
+        may_wait: true,
+        alone: true,
+    };
+    let waited = shop.pick_of_waiting(0, guard, Some(regret), &asked, &mut fastrand::Rng::with_seed(3));
+    assert_eq!((waited.server, waited.verdict), (0, Verdict::Waited));
+    assert_eq!(waited.cost, Some(Cost { regret, disagrees: true }));
 }

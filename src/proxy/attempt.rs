@@ -164,7 +164,7 @@ async fn choose(
                 exchange.chose(pick, now);
                 return Ok(server);
             }
-            Picked::Line { server, waiting } => {
+            Picked::Line { server, waiting, regret } => {
                 let position = waiting.position;
                 let called = Box::pin(wait_in_line(worker, waiting, entry.pool.rules.queue.timeout)).await;
                 let joined = std::mem::replace(&mut now, Clock::now());
@@ -173,7 +173,8 @@ async fn choose(
                 exchange.waited_in_line(position, now.since(joined));
                 let unfit = entry.pool.servers[server].unfit_for_pinned(now).filter(|why| *why != Ineligible::Full);
                 if let Some(guard) = called.filter(|_| unfit.is_none()) {
-                    let pick = entry.pool.pick_of_waiting(server, guard, &ask, &mut worker.random.borrow_mut());
+                    let mut random = worker.random.borrow_mut();
+                    let pick = entry.pool.pick_of_waiting(server, guard, Some(regret), &ask, &mut random);
                     exchange.chose(pick, now);
                     return Ok(server);
                 }

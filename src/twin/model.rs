@@ -332,7 +332,7 @@ impl Model {
         let picked = self.pool.pick(&ask(&request, &tried, self.now, may_wait), &mut self.random);
         match picked {
             Ok(Picked::Server(pick)) => self.enter(request, pick),
-            Ok(Picked::Line { server, waiting }) => self.join_line(request, server, waiting),
+            Ok(Picked::Line { server, waiting, .. }) => self.join_line(request, server, waiting),
             Err(_) => self.books.refused += 1,
         }
     }
@@ -426,7 +426,7 @@ impl Model {
             }
             let tried = Tried::default();
             let ask = ask(&request, &tried, self.now, true);
-            let pick = self.pool.pick_of_waiting(server, guard, &ask, &mut self.random);
+            let pick = self.pool.pick_of_waiting(server, guard, None, &ask, &mut self.random);
             self.enter(request, pick);
         }
     }

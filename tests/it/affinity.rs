@@ -110,7 +110,9 @@ fn a_pinned_request_waits_for_its_own_full_server_and_newcomers_do_not() {
         let past = client.clone().get("/");
         assert_eq!(past.verdict(), "moved; reason=full; server=b", "the line has its length");
         assert!(past.set_cookies().is_empty(), "and nobody is re-pinned for good");
-        assert_eq!(waiting.join().unwrap().verdict(), "waited; server=a");
+        let waited = waiting.join().unwrap();
+        assert_eq!(waited.verdict(), "waited; server=a");
+        assert!(waited.header("steadfast-verdict").contains("; regret="), "it might have gone elsewhere: {waited:?}");
     });
     assert_eq!(proxy.metric("steadfast_queue_wait_seconds_count", &["server=\"a\""]), 1.0);
     eventually("it is logged", || {

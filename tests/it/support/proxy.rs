@@ -10,8 +10,8 @@ use super::{Client, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_steadfast");
 
-/// A running proxy. When it is dropped, it is held to its books: as many requests as verdicts in every pool, and a regret
-/// for each pin that held.
+/// A running proxy. When it is dropped, it is held to its books: as many requests as verdicts in every pool, and a
+/// regret for each pin that held.
 pub struct Proxy {
     child: Child,
     directory: tempfile::TempDir,
@@ -190,10 +190,10 @@ impl Proxy {
             let label = format!("pool=\"{pool}\"");
             let sums = || {
                 let scrape = self.scrape();
-                let of = |name, verdict| scrape.sum(name, &[&label, verdict]);
+                let of = |name: &str, verdict: &str| scrape.sum(name, &[&label, verdict]);
                 let all = (of("steadfast_requests_total", ""), of("steadfast_affinity_total", ""));
-                let held = of("steadfast_affinity_total", "verdict=\"kept\"");
-                (all, (held, of("steadfast_affinity_regret_seconds_count", "")))
+                let held = ["kept", "waited"].map(|verdict| of("steadfast_affinity_total", &format!("=\"{verdict}\"")));
+                (all, (held[0] + held[1], of("steadfast_affinity_regret_seconds_count", "")))
             };
             eventually(&format!("requests and verdicts of {pool} agree, and regrets ({:?})", sums()), || {
                 let ((requests, verdicts), (held, regrets)) = sums();
