@@ -31,7 +31,7 @@ impl Pool {
                     continue;
                 }
                 Choice::Server(server, verdict) => (server, verdict),
-                Choice::Line(server) => match self.join_line(server, ask.now, random) {
+                Choice::Line(server) => match self.join_line(server, &ask, random) {
                     Some(place) => return Ok(place),
                     None if self.rules.fails() => return Err(NoServer(Verdict::Refused(RefusedWhy::Full))),
                     None => {
@@ -41,12 +41,12 @@ impl Pool {
                 },
             };
             // What keeping it costs is asked before the exchange itself counts.
-            let regret = (verdict == Verdict::Kept).then(|| self.regret_of(server, ask.now, random));
+            let regret = (verdict == Verdict::Kept).then(|| self.regret_of(server, &ask, random));
             match InFlight::enter(&self.servers[server]) {
                 Some(guard) => return Ok(Picked::Server(self.picked(server, verdict, regret, guard, &ask, random))),
                 // Others were faster: a hard session waits for its own server all the same.
                 None if verdict == Verdict::Kept && self.may_queue(&ask) && !full.contains(server) => {
-                    match self.join_line(server, ask.now, random) {
+                    match self.join_line(server, &ask, random) {
                         Some(place) => return Ok(place),
                         None => full.add(server),
                     }
@@ -59,8 +59,8 @@ impl Pool {
     /// A place in the line of a pinned session's own server, unless that has its length. What the pin costs counts as
     /// of now: now the exchange could go elsewhere, and who is in the line is what it will wait for. When its turn has
     /// come they are gone, and the wait would have cost nothing.
-    fn join_line(&self, server: usize, now: Moment, random: &mut fastrand::Rng) -> Option<Picked> {
-        let regret = self.regret_of(server, now, random);
+    fn join_line(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Option<Picked> {
+        let regret = self.regret_of(server, ask, random);
         let waiting = Waiting::join(&self.servers[server], self.rules.queue_length())?;
         Some(Picked::Line { server, waiting, regret })
     }
@@ -176,23 +176,17 @@ impl Pool {
         }
     }
 
-    /// What keeping a session on its server costs one more request: `latency x requests / weight` over that of the best
-    /// of the servers looked at (all of a small pool, some of a large one). Requests are those in flight, those in line
-    /// and the one more.
-    fn regret_of(&self, server: usize, now: Moment, random: &mut fastrand::Rng) -> Duration {
-        let wait = |server: &Server| {
-            let state = &server.state;
-            let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
-            state.latency.last_nanos() * requests / f64::from(server.weight().max(1))
-        };
-        let count = self.servers.len();
-        let looked_at = (0..count.min(LOOK_AT)).map(|at| if count > LOOK_AT { random.usize(..count) } else { at });
-        let others = looked_at.filter(|at| *at != server).map(|at| &self.servers[at]);
-        let fit = others.filter(|other| other.unfit(now).is_none());
-        let best = fit.map(wait).fold(f64::INFINITY, f64::min);
-        let own = wait(&self.servers[server]);
-        let regret = if best.is_finite() { (own - best).max(0.0) } else { 0.0 };
-        Duration::from_nanos(regret as u64)
+    /// What keeping a session on its server costs one more request: the wait to expect there over that on the best of
+    /// the servers that the policy could pick now, which may be the session's own. An idle backup is none of them while
+    /// others can serve.
+    fn regret_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Duration {
+        let tiers = self.tiers.load();
+        let best = tiers.iter().find_map(|tier| {
+            let view = TierView { pool: self, tier, out: ask.tried, now: ask.now, ramp: None };
+            view.least_wait(random)
+        });
+        let own = expected_wait(&self.servers[server]);
+        Duration::from_nanos(best.map_or(0.0, |best| (own - best).max(0.0)) as u64)
     }
 
     /// Where the policy sends a newcomer: to a server of the first tier that has an eligible one. Where all that could
@@ -260,6 +254,14 @@ impl Pool {
     }
 }
 
+/// What one more request can expect to take on a server, in nanoseconds: its latency, for each request in flight, each in
+/// line and the one more, over its weight.
+fn expected_wait(server: &Server) -> f64 {
+    let state = &server.state;
+    let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
+    state.latency.last_nanos() * requests / f64::from(server.weight().max(1))
+}
+
 /// The servers of one tier as the policy sees them.
 pub(super) struct TierView<'a> {
     pub(super) pool: &'a Pool,
@@ -278,6 +280,19 @@ impl TierView<'_> {
     /// Whether earlier attempts have left the server open.
     pub(super) fn is_open(&self, at: usize) -> bool {
         !self.out.contains(self.tier.members[at])
+    }
+
+    /// The least wait on an eligible server: of all in a small tier, of some in a large one.
+    fn least_wait(&self, random: &mut fastrand::Rng) -> Option<f64> {
+        let count = self.tier.members.len();
+        let wait = |at: usize| self.eligible(at).then(|| expected_wait(self.server(at)));
+        let of_all = || (0..count).filter_map(wait).reduce(f64::min);
+        if count <= LOOK_AT {
+            return of_all();
+        }
+        let of_some = (0..LOOK_AT).filter_map(|_| wait(random.usize(..count))).reduce(f64::min);
+        // Where few can serve, chance may find none of them.
+        of_some.or_else(of_all)
     }
 }
 

@@ -423,3 +423,59 @@ fn who_waits_in_line_regrets_the_line_as_it_was_when_it_joined() {
     assert_eq!((waited.server, waited.verdict), (0, Verdict::Waited));
     assert_eq!(waited.cost, Some(Cost { regret, disagrees: true }));
 }
+
+/// What keeping a session on this server costs now.
+fn regret(shop: &Pool, server: usize) -> Duration {
+    let kept = pick(shop, pinned(server), &[]).unwrap();
+    assert_eq!((kept.server, kept.verdict), (server, Verdict::Kept));
+    kept.cost.unwrap().regret
+}
+
+/// So many more requests on a server.
+fn busy(shop: &Pool, server: usize, requests: usize) -> Vec<InFlight> {
+    (0..requests).map(|_| InFlight::enter(&shop.servers[server]).unwrap()).collect()
+}
+
+#[test]
+fn the_best_server_is_one_that_the_policy_could_pick_now() {
+    let spare = ServerSettings { backup: true, ..server("spare") };
+    let shop = pool(Balance::P2c, &[server("a"), server("b"), spare]);
+    taking(&shop, &[100, 100, 1]);
+    let _of_others = (busy(&shop, 0, 3), busy(&shop, 1, 1));
+    let millis = Duration::from_millis;
+    assert_eq!(regret(&shop, 0), millis(400 - 200), "the backup is not for newcomers");
+    assert_eq!(regret(&shop, 1), millis(0), "it is the best one");
+    take_down(&shop, 1);
+    assert_eq!(regret(&shop, 0), millis(0), "there is no other");
+    shop.servers[0].state.wishes.set(Wish::Drain, None);
+    assert_eq!(regret(&shop, 0), millis(400 - 1), "now the backup takes the newcomers");
+    take_down(&shop, 2);
+    assert_eq!(regret(&shop, 0), millis(0), "nobody takes them");
+    let shop = pool(Balance::P2c, &[server("a"), ServerSettings { backup: true, ..server("spare") }]);
+    taking(&shop, &[10, 100]);
+    assert_eq!(regret(&shop, 1), millis(100 - 10), "a session may have stayed with a backup");
+}
+
+#[test]
+fn in_a_large_pool_one_that_can_serve_is_found_before_a_backup() {
+    let names: Vec<String> = (0..40).map(|at| format!("s{at}")).collect();
+    let mut settings: Vec<ServerSettings> = names.iter().map(|name| server(name)).collect();
+    settings[39].backup = true;
+    let shop = pool(Balance::P2c, &settings);
+    let mut millis = vec![100; 39];
+    millis.push(1);
+    taking(&shop, &millis);
+    assert_eq!(regret(&shop, 7), Duration::ZERO, "all are alike");
+    (0..38).filter(|at| *at != 7).for_each(|at| take_down(&shop, at));
+    let _of_others = busy(&shop, 7, 2);
+    // Of the 39 that are no backups two can serve: sixteen draws find neither in four of ten times.
+    let mut random = fastrand::Rng::with_seed(9);
+    let tried = Tried::default();
+    let preference = pinned(7);
+    let asked = Ask { preference, tried: &tried, key: 0, worker: WorkerId(0), now: NOW, may_wait: false, alone: true };
+    for _ in 0..100 {
+        let Ok(Picked::Server(kept)) = shop.pick(&asked, &mut random) else { panic!("it is kept") };
+        let regret = kept.cost.unwrap().regret.as_millis();
+        assert!([0, 200].contains(&regret), "300 here, and 100 there where that was seen: {regret}");
+    }
+}
