@@ -40,7 +40,8 @@ impl PeakEwma {
         (value * self.kept_share(now)).max(UNKNOWN.as_nanos() as f64 / 10.0)
     }
 
-    /// The latency as it was last measured: for comparisons that are not worth a look at how old it is.
+    /// The latency as it was last measured, or what it is taken for before that, always finite and positive: for
+    /// comparisons that are not worth a look at how old it is.
     pub fn last_nanos(&self) -> f64 {
         f64::from_bits(self.nanos.load(Ordering::Relaxed)).max(UNKNOWN.as_nanos() as f64 / 10.0)
     }
@@ -68,6 +69,14 @@ mod tests {
         assert!((ewma.nanos(second(12)) - 100e6 / std::f64::consts::E).abs() < 1e3);
         ewma.observe(Duration::from_millis(10), false, second(3));
         assert!(ewma.nanos(second(3)) > 85e6);
+    }
+
+    #[test]
+    fn before_anything_was_measured_there_is_a_latency_to_reckon_with() {
+        let ewma = PeakEwma::default();
+        assert_eq!([ewma.nanos(second(9)), ewma.last_nanos()], [1e5, 1e5]);
+        ewma.observe(Duration::ZERO, false, second(9));
+        assert_eq!([ewma.nanos(second(9)), ewma.last_nanos()], [1e5, 1e5]);
     }
 
     #[test]

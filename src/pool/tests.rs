@@ -497,3 +497,20 @@ fn waits_are_over_what_servers_serve_at_once_where_that_is_known_of_all_that_are
     shop.servers[0].note_capacity(2);
     assert_eq!(of_a(&shop), 100 - 10, "the file's word counts");
 }
+
+#[test]
+fn regret_is_finite_and_never_negative_whatever_was_measured_or_not() {
+    let shop = pool(Balance::P2c, &["a", "b"].map(server));
+    assert_eq!(regret(&shop, 0), Duration::ZERO, "nothing is known of either");
+    let _of_a = busy(&shop, 0, 4);
+    let micros = Duration::from_micros;
+    assert_eq!(regret(&shop, 0), micros(500 - 100), "a tenth of a millisecond each, as the policy takes them");
+    shop.servers[0].state.latency.observe(Duration::from_millis(20), false, NOW);
+    assert_eq!(regret(&shop, 0), micros(100_000 - 100), "only one was measured");
+    assert_eq!(regret(&shop, 1), Duration::ZERO, "and it is the other");
+    shop.servers[1].state.latency.observe(Duration::MAX, true, NOW);
+    assert_eq!(regret(&shop, 0), Duration::ZERO);
+    assert_eq!(regret(&shop, 1), Duration::from_nanos(u64::MAX), "the most that is counted");
+    shop.servers.iter().for_each(|server| server.note_capacity(u32::MAX));
+    assert_eq!(regret(&shop, 0), Duration::ZERO);
+}
