@@ -174,6 +174,8 @@ impl Control {
                 Err(problems_of(&error))
             }
             Err(error) => {
+                // It died, and nobody is left to count it.
+                self.runtime.metrics.reloaded(false);
                 tracing::error!(%error, "the reload failed; nothing has changed");
                 Err(serde_json::json!([{ "severity": "error", "message": error.to_string() }]))
             }
@@ -426,5 +428,44 @@ async fn resolve(target: &Target) {
             }
         }
         Err(error) => tracing::warn!(%host, %error, "name cannot be resolved; its last addresses stay"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+    use crate::metrics::encode;
+
+    const MINIMAL: &str = "[[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n[[route]]\npool = \"shop\"\n\
+                           [[pool]]\nname = \"shop\"\nmode = \"sticky\"\n\
+                           [[pool.server]]\nname = \"a\"\naddress = \"127.0.0.1:9\"\n";
+
+    /// What controls a proxy without workers.
+    fn control(directory: &Path) -> Control {
+        crate::tls::install_provider();
+        let path = directory.join("steadfast.toml");
+        std::fs::write(&path, MINIMAL).unwrap();
+        let loaded = config::load(&path, &HashSet::new()).unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let runtime = Runtime::new(&path, loaded, &mut random).unwrap();
+        Control { runtime, workers: Vec::new(), done: mpsc::unbounded_channel().1, logs: None, random }
+    }
+
+    #[test]
+    fn a_reload_that_dies_counts_as_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut control = control(directory.path());
+        let executor = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let died = executor
+            .block_on(async { tokio::task::spawn_blocking(|| -> ReloadResult { panic!("as a test wants it") }).await });
+        assert!(control.take_over(died, &mut Probing::new()).is_err(), "who asked is told");
+        let text = encode(&control.runtime.metrics.registry().unwrap()).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("steadfast_reload_total{result=\"failure\"} 1"), "{text}");
+        assert!(text.contains("steadfast_config_last_reload_successful 0"), "{text}");
     }
 }
