@@ -249,7 +249,7 @@ impl SharedSettings {
 pub struct ServerEntry {
     pub settings: ServerSettings,
     pub target: TargetSettings,
-    /// Requests that it serves at full speed at once, for the twin and for regret; 0: to be found out.
+    /// Requests that it serves at full speed at once, for the twin; 0: to be found out.
     pub capacity: u32,
     /// What its name resolved to when the file was read.
     pub addresses: Vec<SocketAddr>,

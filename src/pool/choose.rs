@@ -185,7 +185,8 @@ impl Pool {
             let view = TierView { pool: self, tier, out: ask.tried, now: ask.now, ramp: None };
             view.least_wait(random)
         });
-        best.map_or(Duration::ZERO, |best| Wait::on(&self.servers[server]).over(best))
+        let own = expected_wait(&self.servers[server]);
+        Duration::from_nanos(best.map_or(0.0, |best| (own - best).max(0.0)) as u64)
     }
 
     /// Where the policy sends a newcomer: to a server of the first tier that has an eligible one. Where all that could
@@ -253,39 +254,12 @@ impl Pool {
     }
 }
 
-/// What one more request can expect to take on a server, in nanoseconds: its latency, for each request in flight, each
-/// in line and the one more, over how many it serves at once. Where that is not known of all that are compared, their
-/// weights stand in for it: no server is to look slow only because more is known of it.
-#[derive(Clone, Copy)]
-struct Wait {
-    by_capacity: Option<f64>,
-    by_weight: f64,
-}
-
-impl Wait {
-    /// A server of which nothing was measured yet is taken for a fast one, as the policy takes it.
-    fn on(server: &Server) -> Self {
-        let (state, capacity) = (&server.state, server.capacity());
-        let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
-        let work = state.latency.last_nanos() * requests;
-        Wait {
-            by_capacity: (capacity > 0).then(|| work / f64::from(capacity)),
-            by_weight: work / f64::from(server.weight().max(1)),
-        }
-    }
-
-    /// The lesser one, either way.
-    fn least(self, other: Wait) -> Wait {
-        let by_capacity = self.by_capacity.zip(other.by_capacity).map(|(one, other)| one.min(other));
-        Wait { by_capacity, by_weight: self.by_weight.min(other.by_weight) }
-    }
-
-    /// How much longer it is than the best one.
-    fn over(self, best: Wait) -> Duration {
-        let by_capacity = self.by_capacity.zip(best.by_capacity).map(|(own, best)| own - best);
-        let nanos = by_capacity.unwrap_or(self.by_weight - best.by_weight);
-        Duration::from_nanos(nanos.max(0.0) as u64)
-    }
+/// What one more request can expect to take on a server, in nanoseconds: its latency, for each request in flight, each in
+/// line and the one more, over its weight.
+fn expected_wait(server: &Server) -> f64 {
+    let state = &server.state;
+    let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
+    state.latency.last_nanos() * requests / f64::from(server.weight().max(1))
 }
 
 /// The servers of one tier as the policy sees them.
@@ -309,14 +283,14 @@ impl TierView<'_> {
     }
 
     /// The least wait on an eligible server: of all in a small tier, of some in a large one.
-    fn least_wait(&self, random: &mut fastrand::Rng) -> Option<Wait> {
+    fn least_wait(&self, random: &mut fastrand::Rng) -> Option<f64> {
         let count = self.tier.members.len();
-        let wait = |at: usize| self.eligible(at).then(|| Wait::on(self.server(at)));
-        let of_all = || (0..count).filter_map(wait).reduce(Wait::least);
+        let wait = |at: usize| self.eligible(at).then(|| expected_wait(self.server(at)));
+        let of_all = || (0..count).filter_map(wait).reduce(f64::min);
         if count <= LOOK_AT {
             return of_all();
         }
-        let of_some = (0..LOOK_AT).filter_map(|_| wait(random.usize(..count))).reduce(Wait::least);
+        let of_some = (0..LOOK_AT).filter_map(|_| wait(random.usize(..count))).reduce(f64::min);
         // Where few can serve, chance may find none of them.
         of_some.or_else(of_all)
     }

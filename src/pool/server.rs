@@ -32,20 +32,13 @@ pub struct Server {
     /// A hash of its name, the same in every proxy, for rendezvous.
     pub identity: u64,
     pub state: Arc<ServerState>,
-    /// Requests that it serves at full speed at once, as the file says; 0: to be found out.
-    capacity: u32,
 }
 
 impl Server {
     /// A server with this live state.
     pub fn new(settings: ServerSettings, state: Arc<ServerState>) -> Self {
         let identity = xxhash_rust::xxh3::xxh3_64(settings.name.as_bytes());
-        Server { settings, identity, state, capacity: 0 }
-    }
-
-    /// The same, where the file says what it serves at full speed at once.
-    pub fn with_capacity(self, capacity: u32) -> Self {
-        Server { capacity, ..self }
+        Server { settings, identity, state }
     }
 
     /// Puts in force what its definition says of the live state; called once its snapshot is.
@@ -62,19 +55,6 @@ impl Server {
         self.state.sessions.countdown(now, window)
     }
 
-    /// Requests that it serves at full speed at once: as the file says, else as the pool's twin has found out; 0: not
-    /// known.
-    pub fn capacity(&self) -> u32 {
-        if self.capacity > 0 { self.capacity } else { self.state.capacity.load(Ordering::Relaxed) }
-    }
-
-    /// Takes in what the pool's twin has found out of its capacity.
-    pub fn note_capacity(&self, found: u32) {
-        if self.capacity == 0 {
-            self.state.capacity.store(found, Ordering::Relaxed);
-        }
-    }
-
     /// Its weight now: the file's, unless the operator or the server itself has another word.
     pub fn weight(&self) -> u32 {
         self.state.wishes.weight(self.settings.weight)
@@ -86,8 +66,6 @@ pub struct ServerState {
     in_flight: AtomicU32,
     /// The cap in force; 0: none.
     cap: AtomicU32,
-    /// What was found out of its capacity; 0: nothing yet.
-    capacity: AtomicU32,
     pub(super) line: Line,
     pub(super) fitness: Fitness,
     pub(super) part: Part,
@@ -114,10 +92,9 @@ impl ServerState {
         Self::with(metrics, Fitness::of_newcomer())
     }
 
-    /// It was gone from the pool, and is named again: perhaps it is another machine.
+    /// It was gone from the pool, and is named again.
     pub fn comes_back(&self) {
         self.fitness.forget();
-        self.capacity.store(0, Ordering::Relaxed);
         self.wishes.forget_own();
         self.wishes.set(Wish::Ready, None);
         self.vitals.forget();
@@ -130,7 +107,6 @@ impl ServerState {
             shadow: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             cap: AtomicU32::new(0),
-            capacity: AtomicU32::new(0),
             line: Line::default(),
             wishes: Wishes::default(),
             sessions: Sessions::default(),

@@ -481,24 +481,6 @@ fn in_a_large_pool_one_that_can_serve_is_found_before_a_backup() {
 }
 
 #[test]
-fn waits_are_over_what_servers_serve_at_once_where_that_is_known_of_all_that_are_compared() {
-    let spare = ServerSettings { backup: true, ..server("spare") };
-    let mut shop = pool(Balance::P2c, &[server("a"), ServerSettings { weight: 2, ..server("b") }, spare]);
-    taking(&shop, &[100, 100, 100]);
-    let _of_others = busy(&shop, 0, 7);
-    let of_a = |shop: &Pool| regret(shop, 0).as_millis();
-    assert_eq!(of_a(&shop), 800 - 50, "by weight, as nothing is known");
-    shop.servers[0].note_capacity(4);
-    assert_eq!(of_a(&shop), 800 - 50, "and as long as the other's is not");
-    shop.servers[1].note_capacity(10);
-    assert_eq!(of_a(&shop), 200 - 10, "the backup has nothing to do with it");
-    let told = shop.servers.remove(0).with_capacity(8);
-    shop.servers.insert(0, told);
-    shop.servers[0].note_capacity(2);
-    assert_eq!(of_a(&shop), 100 - 10, "the file's word counts");
-}
-
-#[test]
 fn regret_is_finite_and_never_negative_whatever_was_measured_or_not() {
     let shop = pool(Balance::P2c, &["a", "b"].map(server));
     assert_eq!(regret(&shop, 0), Duration::ZERO, "nothing is known of either");
@@ -511,6 +493,4 @@ fn regret_is_finite_and_never_negative_whatever_was_measured_or_not() {
     shop.servers[1].state.latency.observe(Duration::MAX, true, NOW);
     assert_eq!(regret(&shop, 0), Duration::ZERO);
     assert_eq!(regret(&shop, 1), Duration::from_nanos(u64::MAX), "the most that is counted");
-    shop.servers.iter().for_each(|server| server.note_capacity(u32::MAX));
-    assert_eq!(regret(&shop, 0), Duration::ZERO);
 }

@@ -407,12 +407,11 @@ impl PoolBuilder<'_> {
         let stateless = stateless.transpose()?.map(Arc::new);
         let shared = settings.shared.and_then(|shared| self.shared(shared, &settings.name));
         let departed = before.map(|before| departed(before, &names)).unwrap_or_default();
-        let server =
-            |(entry, state): (ServerEntry, _)| Server::new(entry.settings, state).with_capacity(entry.capacity);
+        let servers = settings.servers.into_iter().zip(states).map(|(entry, state)| Server::new(entry.settings, state));
         let parts = PoolParts {
             name: settings.name,
             balance: settings.balance,
-            servers: settings.servers.into_iter().zip(states).map(server).collect(),
+            servers: servers.collect(),
             affinity,
             metrics,
             outlier: settings.outlier,

@@ -19,7 +19,6 @@ use super::snapshot::{PoolEntry, Snapshot};
 use crate::clock::{Clock, Moment};
 use crate::metrics::WorkerId;
 use crate::names::Ineligible;
-use crate::pool::Pool;
 use crate::twin::{LivePool, LiveReport, LiveSettings, LiveTwin, Present, Sample, Settled, Takes};
 
 /// What one worker may have told between two turns, of all pools.
@@ -159,21 +158,6 @@ fn play(runtime: &Runtime) {
         // A snapshot is not held on to: stores end with the last one that has them.
         let seats = seats(&runtime.snapshot(), now);
         players.turn(&runtime.twins, &seats, now);
-        for entry in &runtime.snapshot().pools {
-            if let Some(report) = entry.twin.as_ref().and_then(|seat| seat.report()) {
-                note_capacities(&entry.pool, &report);
-            }
-        }
-    }
-}
-
-/// Lets servers know what the twin has found out of their capacities: what a pin costs is measured by it. One that has
-/// not been busy enough of late to show it is taken for what it was.
-fn note_capacities(pool: &Pool, report: &LiveReport) {
-    for (server, said) in pool.servers.iter().zip(&report.servers) {
-        if let Some(capacity) = said.capacity {
-            server.note_capacity(capacity.round().max(1.0) as u32);
-        }
     }
 }
 
@@ -251,8 +235,7 @@ impl Player {
 mod tests {
     use super::*;
     use crate::balance::Balance;
-    use crate::metrics::Metrics;
-    use crate::pool::{PinRules, PoolParts, Server, ServerSettings, ServerState};
+    use crate::pool::PinRules;
     use crate::twin::{Discipline, LiveServer, Pinned};
 
     fn settings(events_per_second: u32) -> LiveSettings {
@@ -370,31 +353,5 @@ mod tests {
         assert_eq!(players.playing.keys().collect::<Vec<_>>(), [&second.number]);
         play(&twins, &second, &mut players, 31..60, 100);
         assert_eq!(second.report().unwrap().servers.len(), 3);
-    }
-
-    #[test]
-    fn what_is_found_out_of_capacities_is_noted_where_none_is_configured() {
-        let metrics = Metrics::new(1).pool("shop");
-        let server = |name: &str| {
-            let settings = ServerSettings { name: name.into(), weight: 1, max_requests: 0, backup: false };
-            Server::new(settings, Arc::new(ServerState::new(metrics.server(name))))
-        };
-        let servers = vec![server("a"), server("b").with_capacity(3)];
-        let parts = PoolParts::plain(Balance::P2c, servers, Arc::clone(&metrics));
-        let shop = Pool::build(parts, &mut fastrand::Rng::with_seed(1));
-        let (twins, seat) = (Twins::new(2), seat(None, 1_000, &["a", "b"]));
-        play(&twins, &seat, &mut Players::default(), 1..30, 100);
-        let mut report = LiveReport::clone(&seat.report().unwrap());
-        let noted = |report: &LiveReport| {
-            note_capacities(&shop, report);
-            shop.servers.iter().map(Server::capacity).collect::<Vec<u32>>()
-        };
-        assert_eq!(noted(&report), [4, 3]);
-        for (found, wanted) in [(Some(7.6), 8), (None, 8), (Some(0.2), 1)] {
-            report.servers[0].capacity = found;
-            assert_eq!(noted(&report), [wanted, 3], "{found:?}");
-        }
-        shop.servers[0].state.comes_back();
-        assert_eq!(shop.servers[0].capacity(), 0, "it may be another machine");
     }
 }

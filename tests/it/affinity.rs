@@ -91,12 +91,7 @@ fn a_soft_pin_moves_when_it_costs_more_than_its_margin() {
 #[test]
 fn a_pinned_request_waits_for_its_own_full_server_and_newcomers_do_not() {
     let (a, b) = (Origin::start("a"), Origin::start("b"));
-    // However fast they are, one more request at b is nothing to it.
-    let servers = format!(
-        "{}max_requests = 1\ncapacity = 1\n{}capacity = 1000\n",
-        server("a", &a.address()),
-        server("b", &b.address())
-    );
+    let servers = format!("{}max_requests = 1\n{}", server("a", &a.address()), server("b", &b.address()));
     let proxy = Proxy::start(&plain(
         &[],
         &format!("{servers}[pool.sticky]\nqueue = {{ length = 1, timeout = \"20s\" }}\n{NO_PROBES}"),
@@ -122,9 +117,7 @@ fn a_pinned_request_waits_for_its_own_full_server_and_newcomers_do_not() {
     assert_eq!(proxy.metric("steadfast_queue_wait_seconds_count", &["server=\"a\""]), 1.0);
     eventually("it is logged", || {
         proxy.access_log().iter().any(|line| {
-            let is_positive = |key: &str| line[key].as_f64() > Some(0.0);
-            let was_first = line["verdict"] == "waited" && line["queue_position"] == 1;
-            was_first && is_positive("queue_ms") && is_positive("regret_ms")
+            line["verdict"] == "waited" && line["queue_position"] == 1 && line["queue_ms"].as_f64() > Some(0.0)
         })
     });
 }

@@ -21,7 +21,6 @@ const SHOP: &str = "pool=\"shop\"";
 
 /// A server has two workers, so that it can do a hundred of these a second.
 const WORK: &str = "/work/20";
-const WORKERS: f64 = 2.0;
 /// A hundred a second come in, too.
 const EVERY: Duration = Duration::from_millis(10);
 /// Requests that are sent whether those before are answered or not,
@@ -37,9 +36,7 @@ const SKEWED: f64 = 2.0;
 #[test]
 fn in_a_skewed_run_the_shadow_is_no_worse_and_all_sums_agree() {
     let origins = ["a", "b", "c", "d"].map(Origin::start);
-    let configuration = plain(&origins.each_ref(), NO_PROBES);
-    let capacity = format!("[[pool.server]]\ncapacity = {WORKERS}");
-    let proxy = Proxy::start(&configuration.replace("[[pool.server]]", &capacity));
+    let proxy = Proxy::start(&plain(&origins.each_ref(), NO_PROBES));
     let crowd = Crowd::gather(&proxy);
     let replies = crowd.send();
     assert!(replies.iter().all(|reply| reply.status == 200));
@@ -55,7 +52,6 @@ fn in_a_skewed_run_the_shadow_is_no_worse_and_all_sums_agree() {
         books.agree_with(origin, answered + crowd.home_of(&origin.name));
     }
     books.regret_is_never_negative();
-    books.regret_is_no_more_than_the_wait();
     every_session_is_counted_at_its_home(&proxy, &crowd);
 }
 
@@ -238,16 +234,6 @@ impl Books {
         // The log leaves out what is less than a microsecond.
         let left_out = sum - held.into_iter().map(of_line).sum::<f64>() / 1e3;
         assert!((-1e-6..=count as f64 * 1e-6 + 1e-6).contains(&left_out), "{left_out}");
-    }
-
-    /// At most the longest latency that a server was seen to have, for each of the most requests that one had and one more,
-    /// over what it serves at once.
-    fn regret_is_no_more_than_the_wait(&self) {
-        let most = |key: &str| self.log.iter().map(|line| line[key].as_f64().unwrap()).fold(0.0, f64::max);
-        // The log leaves out what is less than a microsecond.
-        let longest = most("upstream_ms") + 0.001;
-        let (regret, wait) = (most("regret_ms"), longest * (most("in_flight") + 1.0) / WORKERS);
-        assert!(regret <= wait, "{regret} is more than {wait}");
     }
 }
 

@@ -61,7 +61,7 @@ static SERVER: Table = Table {
             "capacity",
             Kind::Integer { min: 0, max: 1_000_000 },
             Is("0"),
-            "Requests it serves at full speed at once, for the twin and for regret; 0: estimated.",
+            "Requests it serves at full speed at once, for the twin; 0: estimated.",
         ),
         key("backup", Kind::Bool, Is("false"), "Used when no other is eligible."),
         key(
