@@ -104,7 +104,7 @@ fn pins(criterion: &mut Criterion) {
     let asked = |headers| Asked { headers, https: true, client: [127, 0, 0, 1].into(), now: NOW };
     let empty = HeaderMap::new();
     let newcomer = affinity.recall(&asked(&empty));
-    let cookie = affinity.set_cookie(&newcomer, 2, true, NOW, &mut random).unwrap();
+    let (cookie, _) = affinity.set_cookie(&newcomer, 2, true, NOW, &mut random).unwrap();
     let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
     let line = HeaderValue::try_from(format!("theme=dark; {pair}; cart=3")).unwrap();
     let headers = HeaderMap::from_iter([(header::COOKIE, line)]);

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{self, LoadError};
+use crate::config::{self, Hosts, LoadError};
 use crate::ctl::{self, ServerRef};
 use crate::keys::{RingKey, random_secret};
 use crate::runtime::Runtime;
@@ -419,7 +419,7 @@ fn check(given: Option<PathBuf>, format: Format) -> ExitCode {
         Ok(path) => path,
         Err(status) => return status,
     };
-    let report = match config::load(&path, &HashSet::new()) {
+    let report = match config::load(&path, Hosts::Resolved(&HashSet::new())) {
         Ok(loaded) => match built(&path, loaded) {
             Ok(report) => report,
             Err(message) => return cannot_check(&path, &message, format),

@@ -83,6 +83,7 @@ fn busiest(arrivals: &[Arrival], discipline: Discipline) -> f64 {
     let server = |number| ServerModel {
         name: format!("o{number}").into(),
         weight: 1,
+        live_weight: None,
         max_requests: 0,
         backup: false,
         drains: false,

@@ -279,7 +279,7 @@ impl Affinity {
         https: bool,
         now: Wall,
         random: &mut fastrand::Rng,
-    ) -> Option<HeaderValue> {
+    ) -> Option<(HeaderValue, u64)> {
         let seconds = seconds(now);
         let pin = match recalled.pin {
             Some(pin) => Pin { server: self.sealing[server], pool: self.pool[0], seen: seconds, ..pin },
@@ -291,7 +291,8 @@ impl Affinity {
                 seen: seconds,
             },
         };
-        cookie::set_cookie_value(&self.settings, &self.sealer.seal(&pin), https)
+        let line = cookie::set_cookie_value(&self.settings, &self.sealer.seal(&pin), https)?;
+        Some((line, pin.session))
     }
 }
 

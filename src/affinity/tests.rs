@@ -36,7 +36,7 @@ fn sent_back(set_cookie: &HeaderValue) -> HeaderMap {
 fn new_pin(affinity: &Affinity, server: usize) -> HeaderMap {
     let recalled = affinity.recall_pin(&HeaderMap::new(), true, NOW);
     assert_eq!(recalled.preference, Preference::New(NewWhy::First));
-    sent_back(&affinity.set_cookie(&recalled, server, true, NOW, &mut fastrand::Rng::with_seed(1)).unwrap())
+    sent_back(&affinity.set_cookie(&recalled, server, true, NOW, &mut fastrand::Rng::with_seed(1)).unwrap().0)
 }
 
 fn rng() -> fastrand::Rng {
@@ -50,7 +50,7 @@ fn a_pin_comes_back_and_is_written_again_after_a_tenth_of_idle() {
     let recalled = shop.recall_pin(&request, true, later(359));
     assert!(matches!(recalled.preference, Preference::Pinned { server: 1, .. }));
     assert!(!shop.is_cookie_due(&recalled, 1, later(359)) && shop.is_cookie_due(&recalled, 1, later(360)));
-    let again = shop.set_cookie(&recalled, 1, true, later(360), &mut rng()).unwrap();
+    let again = shop.set_cookie(&recalled, 1, true, later(360), &mut rng()).unwrap().0;
     let slid = shop.recall_pin(&sent_back(&again), true, later(360 + 3_600));
     assert!(matches!(slid.preference, Preference::Pinned { server: 1, .. }), "idle slides");
     assert_eq!(slid.session(), recalled.session(), "the session keeps its id");
@@ -62,7 +62,7 @@ fn a_move_names_the_server_that_answered() {
     let shop = affinity(settings(), &[1], "shop", &["a", "b"]);
     let recalled = shop.recall_pin(&new_pin(&shop, 0), true, NOW);
     assert!(!shop.is_cookie_due(&recalled, 0, NOW) && shop.is_cookie_due(&recalled, 1, NOW));
-    let moved = shop.set_cookie(&recalled, 1, true, NOW, &mut rng()).unwrap();
+    let moved = shop.set_cookie(&recalled, 1, true, NOW, &mut rng()).unwrap().0;
     assert!(matches!(shop.recall_pin(&sent_back(&moved), true, NOW).preference, Preference::Pinned { server: 1, .. }));
 }
 
@@ -92,7 +92,7 @@ fn a_ring_rotates_in_two_steps() {
     }
     let recalled = moved.recall_pin(&request, true, NOW);
     assert!(moved.is_cookie_due(&recalled, 1, NOW), "a pin under an old key is sealed anew");
-    let request = sent_back(&moved.set_cookie(&recalled, 1, true, NOW, &mut rng()).unwrap());
+    let request = sent_back(&moved.set_cookie(&recalled, 1, true, NOW, &mut rng()).unwrap().0);
     assert!(matches!(appended.recall_pin(&request, true, NOW).preference, Preference::Pinned { server: 1, .. }));
     assert_eq!(old.recall_pin(&request, true, NOW).preference, Preference::New(NewWhy::UnknownKey));
 }
@@ -117,7 +117,7 @@ fn over_tls_only_the_prefixed_name_is_believed_and_the_newest_of_two_counts() {
     let pair = |headers: &HeaderMap| headers[http::header::COOKIE].to_str().unwrap().to_owned();
     let old = pair(&new_pin(&shop, 0));
     let recalled = shop.recall_pin(&HeaderMap::new(), true, NOW);
-    let newer = shop.set_cookie(&recalled, 1, true, later(10), &mut rng()).unwrap();
+    let newer = shop.set_cookie(&recalled, 1, true, later(10), &mut rng()).unwrap().0;
     let newer = pair(&sent_back(&newer));
     for line in [format!("{old}; {newer}"), format!("{newer}; {old}")] {
         let request = HeaderMap::from_iter([(http::header::COOKIE, line.parse().unwrap())]);
@@ -134,7 +134,7 @@ fn attributes_follow_the_external_scheme() {
     let shop = affinity(settings(), &[1], "shop", &["a"]);
     let recalled = shop.recall_pin(&HeaderMap::new(), true, NOW);
     let attributes = |https: bool, affinity: &Affinity| {
-        let value = affinity.set_cookie(&recalled, 0, https, NOW, &mut rng()).unwrap();
+        let value = affinity.set_cookie(&recalled, 0, https, NOW, &mut rng()).unwrap().0;
         let (pair, attributes) =
             value.to_str().unwrap().split_once("; ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
         (pair.split('=').next().unwrap().to_owned(), attributes)

@@ -449,7 +449,7 @@ mod tests {
         crate::tls::install_provider();
         let path = directory.join("steadfast.toml");
         std::fs::write(&path, MINIMAL).unwrap();
-        let loaded = config::load(&path, &HashSet::new()).unwrap();
+        let loaded = config::load(&path, config::Hosts::Resolved(&HashSet::new())).unwrap();
         let mut random = fastrand::Rng::with_seed(1);
         let runtime = Runtime::new(&path, loaded, &mut random).unwrap();
         Control { runtime, workers: Vec::new(), done: mpsc::unbounded_channel().1, logs: None, random }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::config::{self, LoadError};
+use crate::config::{self, Hosts, LoadError};
 use crate::listener::{self, Endpoint, PerAddress, Spread};
 use crate::metrics::WorkerId;
 use crate::private::Socket;
@@ -54,7 +54,7 @@ type Sockets = Vec<std::net::TcpListener>;
 /// Serves until a signal ends it.
 pub fn run(path: &Path) -> Result<(), AppError> {
     Clock::anchor();
-    let loaded = config::load(path, &HashSet::new())?;
+    let loaded = config::load(path, Hosts::Resolved(&HashSet::new()))?;
     if !loaded.warnings.problems.is_empty() {
         eprint!("{}", loaded.warnings.human(false));
     }

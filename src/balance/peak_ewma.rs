@@ -40,12 +40,6 @@ impl PeakEwma {
         (value * self.kept_share(now)).max(UNKNOWN.as_nanos() as f64 / 10.0)
     }
 
-    /// The latency as it was last measured, or what it is taken for before that, always finite and positive: for
-    /// comparisons that are not worth a look at how old it is.
-    pub fn last_nanos(&self) -> f64 {
-        f64::from_bits(self.nanos.load(Ordering::Relaxed)).max(UNKNOWN.as_nanos() as f64 / 10.0)
-    }
-
     fn kept_share(&self, now: Moment) -> f64 {
         let idle = now.since(Moment::from_nanos(self.at.load(Ordering::Relaxed)));
         (-idle.as_secs_f64() / DECAY.as_secs_f64()).exp()
@@ -74,9 +68,9 @@ mod tests {
     #[test]
     fn before_anything_was_measured_there_is_a_latency_to_reckon_with() {
         let ewma = PeakEwma::default();
-        assert_eq!([ewma.nanos(second(9)), ewma.last_nanos()], [1e5, 1e5]);
+        assert_eq!(ewma.nanos(second(9)), 1e5);
         ewma.observe(Duration::ZERO, false, second(9));
-        assert_eq!([ewma.nanos(second(9)), ewma.last_nanos()], [1e5, 1e5]);
+        assert_eq!(ewma.nanos(second(9)), 1e5);
     }
 
     #[test]

@@ -46,11 +46,20 @@ pub enum LoadError {
     Problems(Report),
 }
 
-/// Reads a file and everything that it names. `known_hosts`: names of servers in force; that one of them cannot be
-/// resolved just now is worth a warning, and no reason to refuse the file.
-pub fn load(path: &Path, known_hosts: &HashSet<String>) -> Result<Loaded, LoadError> {
+/// What becomes of the names of servers.
+#[derive(Clone, Copy)]
+pub enum Hosts<'a> {
+    /// They are resolved. Those given are in force: that one of them cannot be just now is worth a warning, and no reason
+    /// to refuse the file.
+    Resolved(&'a HashSet<String>),
+    /// Nobody wants to reach them.
+    Left,
+}
+
+/// Reads a file and everything that it names.
+pub fn load(path: &Path, hosts: Hosts<'_>) -> Result<Loaded, LoadError> {
     let source = std::fs::read_to_string(path).map_err(|error| LoadError::Read { path: path.to_owned(), error })?;
-    parse(path, source, known_hosts).map_err(LoadError::Problems)
+    parse(path, source, hosts).map_err(LoadError::Problems)
 }
 
 /// Only how the admin surface is reached: whoever wants to talk to a proxy need not be able to read its keys.
@@ -68,7 +77,7 @@ pub fn admin_contact(path: &Path) -> Result<AdminContact, LoadError> {
 }
 
 /// Reads the text of a file; paths in it are relative to the file's directory.
-fn parse(path: &Path, source: String, known_hosts: &HashSet<String>) -> Result<Loaded, Report> {
+fn parse(path: &Path, source: String, hosts: Hosts<'_>) -> Result<Loaded, Report> {
     let problems = Problems::default();
     let (configuration, files) = {
         let (document, errors) = DeTable::parse_recoverable(&source);
@@ -76,7 +85,7 @@ fn parse(path: &Path, source: String, known_hosts: &HashSet<String>) -> Result<L
             problems.error(error.span().unwrap_or(0..0), error.message().to_owned(), None);
         }
         document::check(document.get_ref(), &problems);
-        resolve::resolve(document.get_ref(), path, &problems, known_hosts)
+        resolve::resolve(document.get_ref(), path, &problems, hosts)
     };
     let failed = problems.has_errors();
     let report = Report { path: path.display().to_string(), source, files, problems: problems.into_sorted() };

@@ -10,7 +10,7 @@ use super::document::{Located, Section};
 use super::listeners::authorities;
 use super::resolve::{Context, names_of};
 use super::settings::{PoolSettings, Retry, ServerEntry, Timeouts};
-use super::{sessions, stateless};
+use super::{Hosts, sessions, stateless};
 use crate::affinity::{SameSite, Source, StickySettings};
 use crate::balance::Balance;
 use crate::headers;
@@ -396,10 +396,10 @@ fn certificate_name(
 
 /// Names are resolved when the file is read, so that a misspelt one is found by `check`.
 fn resolve_name(context: &Context<'_>, address: &Address, written: &Located<String>) -> Vec<SocketAddr> {
-    let Address::Tcp { host, port } = address else { return Vec::new() };
+    let (Address::Tcp { host, port }, Hosts::Resolved(known)) = (address, context.hosts) else { return Vec::new() };
     match (&**host, *port).to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
-        Err(error) if context.known_hosts.contains(&**host) => {
+        Err(error) if known.contains(&**host) => {
             let message = format!("`{host}` cannot be resolved now, and keeps its addresses: {error}");
             context.problems.warn(written.span.clone(), message, None);
             Vec::new()

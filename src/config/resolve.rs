@@ -1,7 +1,7 @@
 //! From sections to settings: the process, its keys and its admin surface; listeners, pools and routes in turn.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use toml::de::DeTable;
 use super::document::{Located, Section};
 use super::problem::Problems;
 use super::settings::{AccessLog, Admin, AdminContact, Configuration, Process};
-use super::{listeners, pools, protect, routes, sessions};
+use super::{Hosts, listeners, pools, protect, routes, sessions};
 use crate::headers::ForwardedBy;
 use crate::keys::{KeyRing, RingKey, Token};
 use crate::names::HeldBy;
@@ -27,8 +27,8 @@ pub(super) struct Context<'a> {
     directory: PathBuf,
     /// The files that were read.
     files: RefCell<Vec<PathBuf>>,
-    /// Hosts of servers that need not resolve just now.
-    pub(super) known_hosts: &'a HashSet<String>,
+    /// What becomes of the names of servers.
+    pub(super) hosts: Hosts<'a>,
 }
 
 impl Context<'_> {
@@ -79,10 +79,10 @@ pub(super) fn resolve(
     document: &DeTable<'_>,
     path: &Path,
     problems: &Problems,
-    known_hosts: &HashSet<String>,
+    hosts: Hosts<'_>,
 ) -> (Option<Configuration>, Vec<PathBuf>) {
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-    let context = Context { problems, directory, files: vec![path.to_owned()].into(), known_hosts };
+    let context = Context { problems, directory, files: vec![path.to_owned()].into(), hosts };
     let root = Section::root(document);
     let process = process(&context, &root.section("process"));
     let ring = ring(&context, &root.section("keys"));
@@ -227,8 +227,7 @@ pub(super) fn secret(context: &Context<'_>, text: &Located<String>) -> Option<St
 /// What somebody who wants to talk to the admin surface has to know, as far as it is readable.
 pub(super) fn admin_contact(document: &DeTable<'_>, path: &Path, problems: &Problems) -> Option<AdminContact> {
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-    let known_hosts = HashSet::new();
-    let context = Context { problems, directory, files: RefCell::default(), known_hosts: &known_hosts };
+    let context = Context { problems, directory, files: RefCell::default(), hosts: Hosts::Left };
     let section = Section::root(document).section("admin");
     let certificate = section.section("tls").is_written().then(|| section.section("tls").text("cert")).flatten();
     Some(AdminContact {

@@ -6,7 +6,7 @@ use crate::twin::{Discipline, LiveSettings};
 
 fn read(source: &str) -> Result<Loaded, Report> {
     crate::tls::install_provider();
-    parse(Path::new("test.toml"), source.to_owned(), &HashSet::new())
+    parse(Path::new("test.toml"), source.to_owned(), Hosts::Resolved(&HashSet::new()))
 }
 
 const MINIMAL: &str = r#"
@@ -419,13 +419,27 @@ fn the_configurations_of_deploy_are_good() {
     let kubernetes: String =
         block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
     let compose = include_str!("../../deploy/steadfast.example.toml").to_owned();
-    let hosts = ["shop-1", "shop-2", "shop-0.shop", "shop-1.shop"].map(str::to_owned).into();
     crate::tls::install_provider();
     for source in [compose, kubernetes] {
-        let report = parse(Path::new("/nowhere/steadfast.toml"), source, &hosts).err().expect("its key is not there");
+        let report =
+            parse(Path::new("/nowhere/steadfast.toml"), source, Hosts::Left).err().expect("its key is not there");
         let wrong = report.problems.iter().filter(|problem| problem.severity == Severity::Error);
         let wrong: Vec<&str> =
             wrong.map(|problem| &*problem.message).filter(|message| !message.starts_with("cannot read")).collect();
         assert!(wrong.is_empty(), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_name_that_cannot_be_resolved_matters_only_to_those_who_want_to_reach_it() {
+    let source = MINIMAL.replace("127.0.0.1:9001", "nowhere.invalid:9001");
+    assert!(source.contains("nowhere.invalid"), "{source}");
+    let read = |hosts: Hosts<'_>| parse(Path::new("test.toml"), source.clone(), hosts);
+    let unknown = read(Hosts::Resolved(&HashSet::new())).err().expect("it is an error");
+    assert!(unknown.human(false).contains("`nowhere.invalid` cannot be resolved"), "{}", unknown.human(false));
+    let known = HashSet::from(["nowhere.invalid".to_owned()]);
+    assert!(
+        read(Hosts::Resolved(&known)).is_ok_and(|loaded| loaded.warnings.human(false).contains("keeps its addresses"))
+    );
+    assert!(read(Hosts::Left).is_ok_and(|loaded| !loaded.warnings.human(false).contains("nowhere.invalid")));
 }

@@ -164,7 +164,10 @@ mod tests {
         let directory = Directory::create().unwrap();
         for ports in [&[9001, 9002, 9003][..], &[9001, 9002, 9003, 9004, 9005, 9006]] {
             write(directory.path(), &PLACES, ports).unwrap();
-            let loaded = match crate::config::load(&directory.configuration(), &HashSet::new()) {
+            let loaded = match crate::config::load(
+                &directory.configuration(),
+                crate::config::Hosts::Resolved(&HashSet::new()),
+            ) {
                 Ok(loaded) => loaded,
                 Err(error) => panic!("{error}"),
             };

@@ -41,7 +41,7 @@ impl Pool {
                 },
             };
             // What keeping it costs is asked before the exchange itself counts.
-            let regret = (verdict == Verdict::Kept).then(|| self.regret_of(server, &ask, random));
+            let regret = (verdict == Verdict::Kept && self.weighs_pins).then(|| self.regret_of(server, &ask, random));
             match InFlight::enter(&self.servers[server]) {
                 Some(guard) => return Ok(Picked::Server(self.picked(server, verdict, regret, guard, &ask, random))),
                 // Others were faster: a hard session waits for its own server all the same.
@@ -176,16 +176,16 @@ impl Pool {
         }
     }
 
-    /// What keeping a session on its server costs one more request: the wait to expect there over that on the best of
-    /// the servers that the policy could pick now, which may be the session's own. An idle backup is none of them while
-    /// others can serve.
+    /// What keeping a session on its server costs one more request: what it can expect to take there over that on the
+    /// best of the servers that the policy could pick now, which may be the session's own. An idle backup is none of them
+    /// while others can serve.
     fn regret_of(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Duration {
         let tiers = self.tiers.load();
         let best = tiers.iter().find_map(|tier| {
             let view = TierView { pool: self, tier, out: ask.tried, now: ask.now, ramp: None };
-            view.least_wait(random)
+            view.least_expected(random)
         });
-        let own = expected_wait(&self.servers[server]);
+        let own = expected_latency(&self.servers[server], ask.now);
         Duration::from_nanos(best.map_or(0.0, |best| (own - best).max(0.0)) as u64)
     }
 
@@ -254,12 +254,15 @@ impl Pool {
     }
 }
 
-/// What one more request can expect to take on a server, in nanoseconds: its latency, for each request in flight, each in
-/// line and the one more, over its weight.
-fn expected_wait(server: &Server) -> f64 {
+/// What one more request can expect to take on a server, in nanoseconds: what its answers have taken lately, and where it
+/// is at its cap, as much again for every so many as wait before it. What requests wait on the server itself is in what its
+/// answers took; to multiply that by the requests in flight would count it twice.
+fn expected_latency(server: &Server, now: Moment) -> f64 {
     let state = &server.state;
-    let requests = f64::from(state.in_flight()) + f64::from(state.waiting()) + 1.0;
-    state.latency.last_nanos() * requests / f64::from(server.weight().max(1))
+    let cap = state.cap();
+    let in_line =
+        if cap > 0 && state.in_flight() >= cap { f64::from(state.waiting() + 1) / f64::from(cap) } else { 0.0 };
+    state.latency.nanos(now) * (1.0 + in_line)
 }
 
 /// The servers of one tier as the policy sees them.
@@ -282,15 +285,15 @@ impl TierView<'_> {
         !self.out.contains(self.tier.members[at])
     }
 
-    /// The least wait on an eligible server: of all in a small tier, of some in a large one.
-    fn least_wait(&self, random: &mut fastrand::Rng) -> Option<f64> {
+    /// The least to expect of an eligible server: of all in a small tier, of some in a large one.
+    fn least_expected(&self, random: &mut fastrand::Rng) -> Option<f64> {
         let count = self.tier.members.len();
-        let wait = |at: usize| self.eligible(at).then(|| expected_wait(self.server(at)));
-        let of_all = || (0..count).filter_map(wait).reduce(f64::min);
+        let expected = |at: usize| self.eligible(at).then(|| expected_latency(self.server(at), self.now));
+        let of_all = || (0..count).filter_map(expected).reduce(f64::min);
         if count <= LOOK_AT {
             return of_all();
         }
-        let of_some = (0..LOOK_AT).filter_map(|_| wait(random.usize(..count))).reduce(f64::min);
+        let of_some = (0..LOOK_AT).filter_map(|_| expected(random.usize(..count))).reduce(f64::min);
         // Where few can serve, chance may find none of them.
         of_some.or_else(of_all)
     }

@@ -65,6 +65,8 @@ pub struct Pool {
     /// How many sessions may come over to servers that have joined.
     rebalance: Option<Rate>,
     rebalancing: Arc<Rebalancing>,
+    /// What keeping a pin costs is worked out.
+    weighs_pins: bool,
 }
 
 /// Retries under way; outlives reloads.
@@ -85,6 +87,8 @@ pub struct PoolParts {
     pub rebalance: Option<Rate>,
     pub rebalancing: Arc<Rebalancing>,
     pub workers: usize,
+    /// Somebody wants to know what pins cost.
+    pub weighs_pins: bool,
 }
 
 impl PoolParts {
@@ -103,6 +107,7 @@ impl PoolParts {
             rebalance: None,
             rebalancing: Arc::default(),
             workers: 1,
+            weighs_pins: true,
         }
     }
 }
@@ -257,6 +262,7 @@ impl Pool {
             slow_start: parts.slow_start,
             rebalance: parts.rebalance,
             rebalancing: parts.rebalancing,
+            weighs_pins: parts.weighs_pins,
         }
     }
 

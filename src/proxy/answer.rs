@@ -107,7 +107,7 @@ fn owner_of_token(exchange: &Exchange, entry: &PoolEntry) -> Option<Owner> {
 /// Exactly one Set-Cookie, naming the server that answered; none on what shared caches may keep.
 fn add_pin(
     worker: &Worker,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     entry: &PoolEntry,
     recalled: &Recalled,
     https: bool,
@@ -139,7 +139,9 @@ fn add_pin(
         return;
     }
     let cookie = affinity.set_cookie(recalled, server, https, now, &mut worker.random.borrow_mut());
-    let Some(cookie) = cookie else { return };
+    let Some((cookie, session)) = cookie else { return };
+    // The first exchange of a session is one of it, to the log and the twin.
+    exchange.session.get_or_insert(session);
     headers.append(header::SET_COOKIE, cookie);
     if caching == SharedCaching::Unsaid {
         headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));

@@ -16,7 +16,7 @@ use super::ended::EndedSessions;
 use super::snapshot::{BuildError, Snapshot};
 use super::twins::Twins;
 use crate::clock::Clock;
-use crate::config::{self, LoadError, Loaded, Report};
+use crate::config::{self, Hosts, LoadError, Loaded, Report};
 use crate::metrics::Metrics;
 use crate::rate::KeyedRate;
 
@@ -127,7 +127,7 @@ impl Runtime {
         let before = self.snapshot();
         // Stamped before they are read: what changes meanwhile is news.
         let known = Stamps::of(&self.files());
-        let loaded = config::load(&self.path, &before.server_hosts());
+        let loaded = config::load(&self.path, Hosts::Resolved(&before.server_hosts()));
         let files = match &loaded {
             Ok(loaded) => loaded.warnings.files.clone(),
             Err(LoadError::Problems(report)) => report.files.clone(),

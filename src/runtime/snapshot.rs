@@ -421,6 +421,7 @@ impl PoolBuilder<'_> {
             rebalance: settings.rebalance,
             rebalancing: before.map(|before| before.pool.rebalancing()).unwrap_or_default(),
             workers: self.workers,
+            weighs_pins: true,
         };
         Ok(PoolEntry {
             pool: Pool::build(parts, random),
@@ -534,6 +535,7 @@ fn twin_seat(settings: &PoolSettings, before: Option<&PoolEntry>) -> Option<Arc<
     let is_hashed = matches!(source, Some(Source::Header(_) | Source::Address));
     let server = |entry: &ServerEntry| LiveServer {
         name: entry.settings.name.clone(),
+        weight: entry.settings.weight,
         capacity: entry.capacity,
         max_requests: entry.settings.max_requests,
         backup: entry.settings.backup,

@@ -25,7 +25,8 @@ use crate::twin::{LivePool, LiveReport, LiveSettings, LiveTwin, Present, Sample,
 const MOST_TOLD: usize = 65_536;
 /// How often the thread has a look.
 const TURN: Duration = Duration::from_secs(1);
-/// A report that is older is about other traffic: longer than the longest window, and how far behind the twin is.
+/// A report that is older than this and a window is about other traffic: the next one should have come, even where
+/// there is little to go by, and although the twin runs behind.
 const STALE: Duration = Duration::from_secs(90);
 
 /// No two seats of a process have the same number.
@@ -170,7 +171,9 @@ fn seats(snapshot: &Snapshot, now: Moment) -> Vec<(Arc<TwinSeat>, Present)> {
 fn present(entry: &PoolEntry, now: Moment) -> Present {
     let servers = entry.pool.servers.iter().map(|server| match server.unfit(now) {
         None | Some(Ineligible::Full | Ineligible::Weightless) => Takes::Anybody(server.weight()),
-        Some(Ineligible::Draining) if matches!(server.unfit_for_pinned(now), None | Some(Ineligible::Full)) => {
+        Some(Ineligible::Draining | Ineligible::Ejected)
+            if matches!(server.unfit_for_pinned(now), None | Some(Ineligible::Full)) =>
+        {
             Takes::ItsOwn
         }
         Some(_) => Takes::Nobody,
@@ -224,7 +227,9 @@ impl Player {
         let since = dropped.saturating_sub(std::mem::replace(&mut self.dropped, dropped));
         match self.twin.turn(now, present, since) {
             Some(report) => seat.report.store(Some(Arc::new(report))),
-            None if seat.report().is_some_and(|report| now.since(report.until) > STALE) => seat.report.store(None),
+            None if seat.report().is_some_and(|report| now.since(report.until) > STALE + seat.settings.window) => {
+                seat.report.store(None)
+            }
             None => {}
         }
         seat.halvings.store(self.twin.sample().halvings(), Ordering::Relaxed);
@@ -249,7 +254,8 @@ mod tests {
     }
 
     fn pool(names: &[&str]) -> LivePool {
-        let server = |name: &&str| LiveServer { name: (*name).into(), capacity: 4, max_requests: 0, backup: false };
+        let server =
+            |name: &&str| LiveServer { name: (*name).into(), weight: 1, capacity: 4, max_requests: 0, backup: false };
         LivePool {
             is_hashed: false,
             balance: Balance::P2c,
@@ -353,5 +359,20 @@ mod tests {
         assert_eq!(players.playing.keys().collect::<Vec<_>>(), [&second.number]);
         play(&twins, &second, &mut players, 31..60, 100);
         assert_eq!(second.report().unwrap().servers.len(), 3);
+    }
+
+    #[test]
+    fn a_report_is_there_until_the_next_one_is_due_and_no_longer() {
+        let settings = LiveSettings { window: Duration::from_secs(300), ..settings(1_000) };
+        let twins = Twins::new(2);
+        let seat = TwinSeat::take(None, settings, pool(&["a", "b"]));
+        let mut players = Players::default();
+        play(&twins, &seat, &mut players, 1..320, 10);
+        assert!(seat.report().is_some());
+        // Nobody asks any more: there is one more about the last that did, and then no other.
+        play(&twins, &seat, &mut players, 320..900, 0);
+        assert!(seat.report().is_some(), "the next one would not be due yet");
+        play(&twins, &seat, &mut players, 900..1_100, 0);
+        assert!(seat.report().is_none());
     }
 }

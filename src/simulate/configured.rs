@@ -1,6 +1,5 @@
 //! What a configuration says of the pool: its servers, and the policy in force.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use super::policies::Costs;
 use super::{CAPACITY, MOST_CAPACITY, Options, SimulateError};
 use crate::affinity::Source;
 use crate::clock::Moment;
-use crate::config::{self, PoolSettings};
+use crate::config::{self, Hosts, PoolSettings};
 use crate::pool::ServerSettings;
 use crate::twin::{Discipline, PolicyModel, ServerModel};
 
@@ -26,7 +25,7 @@ pub(super) struct Configured {
 
 /// Reads the pools of a file.
 pub(super) fn load(path: &Path) -> Result<Vec<Configured>, SimulateError> {
-    let loaded = config::load(path, &HashSet::new())?;
+    let loaded = config::load(path, Hosts::Left)?;
     Ok(loaded.configuration.pools.iter().map(configured).collect())
 }
 
@@ -110,6 +109,7 @@ pub(super) fn servers(
         capacity: told(at).unwrap_or_else(|| by_weight(server.weight)),
         name: server.name,
         weight: server.weight,
+        live_weight: None,
         max_requests: server.max_requests,
         backup: server.backup,
         drains: false,

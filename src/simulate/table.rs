@@ -21,7 +21,10 @@ pub(super) const COLUMNS: [(&str, &str); 12] = [
         "T90",
         "how long servers that joined waited for 90 % of their fair share, taken over a second, so hardly ever less than that",
     ),
-    ("lost", "sessions that a server which went had been given by hard pins, ended ones too: their state went with it"),
+    (
+        "lost",
+        "sessions that hard pins had given to a server which went, and that asked again: their state went with it",
+    ),
     ("refused", "requests that no server took"),
     ("failed", "requests whose server died under them"),
 ];

@@ -54,7 +54,10 @@ words! {
 #[derive(Clone, Debug)]
 pub struct ServerModel {
     pub name: Box<str>,
+    /// The file's.
     pub weight: u32,
+    /// The one in force, if it is another.
+    pub live_weight: Option<u32>,
     /// What the proxy lets it have at once; 0: no cap.
     pub max_requests: u32,
     pub backup: bool,
@@ -107,7 +110,7 @@ pub enum Pinned {
     /// Nowhere, or nobody knows.
     #[default]
     No,
-    /// To the server at this position, before and after.
+    /// To the server at this position, as one that had a pin, to whichever.
     Already(usize),
     /// To the server at this position, which it was given as a newcomer.
     Newly(usize),
@@ -132,7 +135,7 @@ pub struct Outcome {
     pub moved: u64,
     /// The same, of sessions that were new.
     pub placed: u64,
-    /// Sessions that were hard-pinned to a server when it went, those among them that had ended too.
+    /// Sessions that were hard-pinned to a server when it went, and asked again after that.
     pub sessions_lost: u64,
     /// Over the servers' mean in flight per unit of weight, backups left out; even where there was no load.
     pub imbalance: Measures,

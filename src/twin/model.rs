@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::HashSet;
+
 use super::books::{self, Books, Gauge};
 use super::demand::Observed;
 use super::pins::Pins;
@@ -46,6 +48,8 @@ pub struct Model {
     /// When which server comes (true) or goes.
     changes: VecDeque<(Moment, usize, bool)>,
     pins: Pins,
+    /// Sessions that were hard-pinned to a server that went, and have not asked again.
+    orphans: HashSet<u64>,
     books: Books,
     scale: ScaleOut,
     settled: Option<Vec<Observed>>,
@@ -140,6 +144,7 @@ impl Model {
             recalling: VecDeque::new(),
             changes: changes(servers),
             pins: Pins::default(),
+            orphans: HashSet::default(),
             books: Books::new(gauges),
             scale: ScaleOut::default(),
             settled: None,
@@ -186,7 +191,7 @@ impl Model {
         let (books, now) = (&self.books, self.now.min(self.horizon));
         let servers = || books.gauges.iter().zip(&self.pool.servers);
         let own = servers().filter(|(_, server)| !server.settings.backup && !drains(server));
-        let weighted = own.map(|(gauge, server)| (gauge, server.settings.weight));
+        let weighted = own.map(|(gauge, server)| (gauge, server.weight()));
         let name = |server: usize| self.pool.servers[server].settings.name.clone();
         Outcome {
             requests: books.requests,
@@ -248,7 +253,7 @@ impl Model {
     /// The weight with which a server that is there shares what comes.
     fn shared_weight(&self, server: usize) -> u32 {
         let server = &self.pool.servers[server];
-        if server.settings.backup || drains(server) { 0 } else { server.settings.weight }
+        if server.settings.backup || drains(server) { 0 } else { server.weight() }
     }
 
     fn next_event(&self) -> Option<(Moment, Event)> {
@@ -312,22 +317,29 @@ impl Model {
         }
     }
 
-    /// The server of a session that was here before, or that has had its pin for longer than there is this model.
+    /// The server of a session that was here before, or that has had its pin for longer than there is this model. Under the
+    /// hard pins in force it is the real one: what has moved it there, the model does not have.
     fn home(&mut self, session: u64, pinned: Pinned) -> Option<usize> {
-        if let Some(server) = self.pins.recall(session) {
+        let real = match pinned {
+            Pinned::Already(server) => Some(server).filter(|server| *server < self.stations.len()),
+            Pinned::Newly(_) | Pinned::No => None,
+        };
+        let is_hard = self.policy.pins.is_some_and(|pins| pins.kind == PinKind::Hard);
+        let follows = real.filter(|_| is_hard && self.policy.is_in_force);
+        if let Some(server) = self.pins.recall(session).filter(|known| follows.is_none_or(|real| real == *known)) {
             return Some(server);
         }
-        match pinned {
-            Pinned::Already(server) if server < self.stations.len() => {
-                self.pins.pin(session, server);
-                Some(server)
-            }
-            Pinned::Already(_) | Pinned::Newly(_) | Pinned::No => None,
+        if let Some(server) = real {
+            self.pins.pin(session, server);
         }
+        real
     }
 
     /// Asks the pool for a server.
     fn place(&mut self, request: Request, may_wait: bool) {
+        if request.arrival.session.is_some_and(|session| self.orphans.remove(&session)) {
+            self.books.sessions_lost += 1;
+        }
         let tried = Tried::default();
         let picked = self.pool.pick(&ask(&request, &tried, self.now, may_wait), &mut self.random);
         match picked {
@@ -452,7 +464,7 @@ impl Model {
         self.scale.came(server, self.shared_weight(server), self.now);
     }
 
-    /// What it has fails, and what it knows of sessions that can be nowhere else is lost.
+    /// What it has fails, and what it knows of sessions that can be nowhere else is lost to those that ask again.
     fn go(&mut self, server: usize) {
         self.probe(server, false);
         for number in self.stations[server].clear() {
@@ -461,7 +473,7 @@ impl Model {
             self.books.failed += 1;
         }
         if self.policy.pins.is_some_and(|pins| pins.kind == PinKind::Hard) {
-            self.books.sessions_lost += self.pins.count(server);
+            self.orphans.extend(self.pins.of(server));
         }
         self.note_load(server);
         self.books.gauges[server].set_there(false, self.now.min(self.horizon));
@@ -485,6 +497,9 @@ fn build_pool(servers: &[ServerModel], policy: &PolicyModel, random: &mut fastra
     let build = |server: &ServerModel| {
         let ServerModel { name, weight, max_requests, backup, .. } = server.clone();
         let state = ServerState::new(metrics.server(&name));
+        if let Some(live) = server.live_weight {
+            state.wishes.set_weight(live, weight);
+        }
         if server.drains {
             state.wishes.set(Wish::Drain, None);
         }
@@ -492,6 +507,7 @@ fn build_pool(servers: &[ServerModel], policy: &PolicyModel, random: &mut fastra
     };
     let parts = PoolParts {
         rules: policy.pins.unwrap_or_default(),
+        weighs_pins: false,
         ..PoolParts::plain(policy.balance, servers.iter().map(build).collect(), metrics.clone())
     };
     let pool = Pool::build(parts, random);

@@ -34,9 +34,10 @@ impl Pins {
         self.young.insert(session, server);
     }
 
-    /// How many belong to a server.
-    pub(super) fn count(&self, server: usize) -> u64 {
-        self.young.values().chain(self.old.values()).filter(|other| **other == server).count() as u64
+    /// Those that belong to a server.
+    pub(super) fn of(&self, server: usize) -> impl Iterator<Item = u64> + '_ {
+        let all = self.young.iter().chain(&self.old);
+        all.filter(move |(_, other)| **other == server).map(|(session, _)| *session)
     }
 }
 
@@ -55,7 +56,7 @@ mod tests {
                 assert_eq!(pins.recall(0), Some(3));
             }
         }
-        assert_eq!((pins.recall(1), pins.count(3), pins.count(4)), (None, 1, 0));
+        assert_eq!((pins.recall(1), pins.of(3).count(), pins.of(4).count()), (None, 1, 0));
         assert!(pins.young.len() + pins.old.len() <= 2 * GENERATION);
     }
 
@@ -66,8 +67,8 @@ mod tests {
         pins.pin(8, 1);
         pins.old = std::mem::take(&mut pins.young);
         assert_eq!(pins.recall(7), Some(1));
-        assert_eq!(pins.count(1), 2);
+        assert_eq!(pins.of(1).count(), 2);
         pins.pin(8, 2);
-        assert_eq!((pins.count(1), pins.count(2)), (1, 1));
+        assert_eq!((pins.of(1).count(), pins.of(2).count()), (1, 1));
     }
 }

@@ -218,6 +218,7 @@ mod tests {
         Station::new(&ServerModel {
             name: "a".into(),
             weight: 1,
+            live_weight: None,
             max_requests: 0,
             backup: false,
             drains: false,

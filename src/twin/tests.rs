@@ -19,6 +19,7 @@ fn server(name: &str, discipline: Discipline, capacity: u32) -> ServerModel {
     ServerModel {
         name: name.into(),
         weight: 1,
+        live_weight: None,
         max_requests: 0,
         backup: false,
         drains: false,
@@ -447,4 +448,27 @@ fn who_drains_has_the_sessions_that_are_pinned_to_it_and_no_others() {
     assert_eq!(outcome.servers[2].requests, 30);
     assert_eq!((outcome.kept, outcome.placed), (30, 30));
     assert!(outcome.imbalance.max_over_mean < 1.5, "it is not one of those that share the load: {outcome:?}");
+}
+
+#[test]
+fn hard_pins_in_force_are_where_they_really_are_whatever_has_moved_them() {
+    let two = servers(2, Discipline::Fifo, 1);
+    let seen_at = |at, server| Arrival { pinned: Pinned::Already(server), ..arrival(at, 1, 5) };
+    let arrivals = [seen_at(0, 0), seen_at(100, 1), seen_at(200, 1)];
+    let in_force = PolicyModel { is_in_force: true, ..policy(Some(HARD)) };
+    let real = outcome(&two, in_force, arrivals);
+    assert_eq!((real.servers[0].requests, real.servers[1].requests, real.moved), (1, 2, 0));
+    let other = outcome(&two, policy(Some(HARD)), arrivals);
+    assert_eq!((other.servers[0].requests, other.servers[1].requests), (3, 0), "another policy has pins of its own");
+}
+
+#[test]
+fn a_weight_set_while_running_moves_no_key_and_counts_for_newcomers() {
+    let mut two = servers(2, Discipline::Sharing, 4);
+    let arrivals = || (1..=200).map(|key| arrival(10 * key, key, 1));
+    let hashed = || PolicyModel { is_hashed: true, ..policy(Some(HARD)) };
+    let before = outcome(&two, hashed(), arrivals()).servers[1].requests;
+    two[1].live_weight = Some(0);
+    assert_eq!(outcome(&two, hashed(), arrivals()).servers[1].requests, before);
+    assert_eq!(outcome(&two, policy(Some(HARD)), arrivals()).servers[1].requests, 0);
 }

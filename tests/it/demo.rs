@@ -1,6 +1,7 @@
 //! The demo as a whole: traffic in three pools, and switches that do to real processes what they say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -8,8 +9,10 @@ use serde_json::{Value, json};
 
 use crate::support::browser::{Browser, ENTER};
 use crate::support::demo::Demo;
-use crate::support::{Client, eventually};
+use crate::support::{Client, eventually, within};
 
+/// A twin runs seven seconds behind, and looks at ten; a machine may be slow.
+const TWINS_PATIENCE: Duration = Duration::from_secs(120);
 const POOLS: [&str; 3] = ["sticky", "shared", "stateless"];
 
 /// What is known of a server by its number.
@@ -197,6 +200,39 @@ fn the_switches_are_used_from_the_keyboard_without_script_and_on_a_phone() {
             let needs = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
             assert!(needs <= u64::from(width), "{needs} of {width}");
         }
+    }
+    let complaints = browser.complaints();
+    assert!(!complaints.contains("SEVERE"), "{complaints}");
+}
+
+/// The pictures of the README are taken here: `STEADFAST_PICTURES=docs tests/run --test it -- pictures`.
+#[test]
+fn pictures_of_the_dashboard_while_the_demo_is_busy() {
+    let directory = std::env::var_os("STEADFAST_PICTURES").map_or_else(|| "target/pictures".into(), PathBuf::from);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let demo = Demo::start(100);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/", demo.admin_address()));
+    // The fastest of three would be the least to see.
+    assert_eq!(switch(&demo, "/slow", "server=app-2").0, 200);
+    let part = |pool: &str, part: &str| browser.text_of(&format!("[data-pool=\"{pool}\"] [data-part=\"{part}\"]"));
+    for pool in POOLS {
+        within(TWINS_PATIENCE, &format!("the twin of {pool} has spoken"), || part(pool, "twin").contains("trust: fit"));
+        eventually("heavy sessions are known", || part(pool, "heavyText").contains("of the work"));
+    }
+    assert!(
+        part("sticky", "twin").starts_with("With soft pins this pool's p99 would be "),
+        "{}",
+        part("sticky", "twin")
+    );
+    for (name, width, height, scheme) in
+        [("light", 1280, 1500, "light"), ("dark", 1280, 1500, "dark"), ("phone", 390, 1500, "light")]
+    {
+        browser.shows_as(width, height, scheme);
+        let needs = browser.run("return document.documentElement.scrollWidth").as_u64().unwrap();
+        assert!(needs <= u64::from(width), "{needs} of {width}");
+        browser.picture(&directory.join(format!("dashboard-{name}.png")));
     }
     let complaints = browser.complaints();
     assert!(!complaints.contains("SEVERE"), "{complaints}");

@@ -395,6 +395,7 @@ function makePool(pool) {
   view.ring = new Ring(COLUMNS, SPAN + 1);
   view.rows = new Views(view.servers, (server) => makeServer(pool.name, server));
   view.events = new Views(view.sessionEvents, makeCounter);
+  view.table = new Views(view.played, () => copy('played-template'));
   view.heaviest = new Views(view.heavySessions, () => copy('heavy-template'));
   view.shares = VERDICTS.map((verdict) => makeVerdict(view, verdict));
   return view;
@@ -451,28 +452,52 @@ function showSessionEvents(view, events, time) {
 const DOUBTS = {
   too_few: () => 'there were too few requests to tell',
   misfit: ({ fit }) => (fit == null ? 'nothing was measured' : `the model has ${ratio(fit)} times the p99 that was measured`),
-  no_limit: () => 'not every server has been busy enough to show its capacity',
+  no_limit: () => 'no server has been busy enough to show its capacity',
   refused: () => 'some policies would have turned requests away',
   dropped: () => 'some requests were missed',
   left_out: () => 'some requests lasted too long to be modelled',
-  thin_sample: () => 'the sample is too small for the capacity of the servers',
+  thin_sample: () => 'the sample is too small for what servers do at once',
 };
+
+/** What could be instead of what is. */
+const ALTERNATIVES = [['soft', 'with soft pins'], ['shared', 'with a store'], ['sticky', 'with hard pins']];
+
+/** Whether a policy is the one in force: then the model of it is the same. */
+const isInForce = (one, actual) => ['p50_ms', 'p95_ms', 'p99_ms', 'max_over_mean'].every((figure) => one[figure] === actual[figure]);
 
 /** What this very traffic would have met under other policies, in one sentence. */
 function twinText(twin) {
-  const { actual, sticky, soft, shared } = twin.policies;
-  const said = (policy) => `${milliseconds(policy.p99_ms)} (imbalance ${ratio(policy.max_over_mean)})`;
+  const { actual } = twin.policies;
+  const others = ALTERNATIVES.filter(([policy]) => !isInForce(twin.policies[policy], actual));
+  const said = others.map(([policy, how], at) => {
+    const { p99_ms: p99, kept } = twin.policies[policy];
+    const stay = policy === 'soft' && kept != null ? ` (and ${percent(kept)} of requests would stay on their server)` : '';
+    return `${how} ${at === 0 ? "this pool's p99 would be " : ''}${milliseconds(p99)}${at === 0 ? ` instead of ${milliseconds(actual.p99_ms)}` : ''}${stay}`;
+  });
+  const answer = said.length > 0 ? said.join(', ') : `this pool's p99 would be ${milliseconds(actual.p99_ms)} whatever the policy`;
   const why = twin.doubts.map((doubt) => DOUBTS[doubt]?.(twin) ?? doubt).join(', ');
-  const trust = why === '' ? '' : `; not to be trusted, as ${why}`;
-  return `For this traffic the twin puts the p99 at ${said(actual)} as it is, ${said(sticky)} with hard pins, `
-    + `${said(soft)} with soft pins and ${said(shared)} with a store; fit ${ratio(twin.fit ?? NaN)}${trust}.`;
+  const trust = why === '' ? '' : `, but not to be trusted, as ${why}`;
+  return `${answer[0].toUpperCase()}${answer.slice(1)}; trust: fit ${ratio(twin.fit ?? NaN)}${trust}.`;
 }
 
 function showTwin(view, twin) {
-  reveal(view.twin, twin != null);
+  reveal(view.whatIf, twin != null);
   if (twin == null) return;
   put(view.twin, twinText(twin));
   view.twin.classList.toggle('doubted', twin.doubts.length > 0);
+  put(view.twinWindow, span(twin.window_s));
+  const { actual, soft, shared, sticky } = twin.policies;
+  const rows = [['measured', twin.measured ?? {}], ['as it is, modelled', actual], ['hard pins', sticky], ['soft pins', soft], ['a store', shared]];
+  view.table.show(rows, ([policy]) => policy, showPlayed);
+}
+
+function showPlayed(row, [policy, figures]) {
+  put(row.policy, policy);
+  put(row.p50, milliseconds(figures.p50_ms));
+  put(row.p95, milliseconds(figures.p95_ms));
+  put(row.p99, milliseconds(figures.p99_ms));
+  put(row.imbalance, ratio(figures.max_over_mean));
+  put(row.kept, percent(figures.kept ?? NaN));
 }
 
 /** How much of the work is the heaviest sessions', in one sentence. */

@@ -154,7 +154,7 @@ impl Browser {
 
     /// Writes a picture of the whole page.
     pub fn picture(&self, path: &Path) {
-        let taken = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        let taken = self.devtools("Page.captureScreenshot", json!({}));
         let picture = BASE64.decode(taken["data"].as_str().unwrap().as_bytes()).unwrap();
         assert!(picture.starts_with(b"\x89PNG"), "a picture");
         std::fs::write(path, picture).unwrap();

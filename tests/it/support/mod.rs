@@ -26,8 +26,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks until the answer is yes.
 #[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
+}
+
+/// The same for what takes its time by design.
+#[track_caller]
+pub fn within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !holds() {
         assert!(Instant::now() < deadline, "it never came about that {what}");
         std::thread::sleep(Duration::from_millis(10));
