@@ -43,7 +43,7 @@ enum Command {
     /// switches to slow servers down, kill and add them, and a guide of what to try
     Demo {
         /// Port of https://localhost:PORT/
-        #[arg(long, default_value_t = 8443)]
+        #[arg(long, default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
         /// Requests a second for each of the three pools, of users who are made up and a few robots; 0: none. Three
         /// servers can do 300

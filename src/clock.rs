@@ -1,7 +1,8 @@
 //! Time: the only place that asks the operating system for it.
 //!
 //! A [`Moment`] is nanoseconds since the process started, on the monotonic clock. Reading it costs about 100 ns on
-//! common virtual machines, more than any counter here, so an exchange reads it three times (arrived, chosen, done).
+//! common virtual machines, more than any counter here, so an exchange reads it three times (arrived, headed,
+//! done), and once more where it has waited before a server was chosen.
 //! Wall-clock time is computed from a moment and an anchor that [`Clock::anchor`] refreshes, so that a corrected
 //! system clock is followed without a second clock call per exchange.
 //!

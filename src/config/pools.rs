@@ -122,6 +122,7 @@ fn pool(
         slow_start: slow_start(context, section),
         rebalance: rebalance(context, section),
         twin: twin(context, &section.section("twin")),
+        has_twin: section.section("twin").flag("enabled"),
         name: name.value.as_str().into(),
     };
     Some(pool)
@@ -247,19 +248,19 @@ fn rebalance(context: &Context<'_>, pool: &Section<'_>) -> Option<Rate> {
 /// How much traffic a twin's figures may be about.
 const TWIN_WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
-/// None where it is off. "auto" is no discipline: that is to be found out.
-fn twin(context: &Context<'_>, section: &Section<'_>) -> Option<LiveSettings> {
+/// "auto" is no discipline: that is to be found out.
+fn twin(context: &Context<'_>, section: &Section<'_>) -> LiveSettings {
     let window = section.duration("window");
     if !TWIN_WINDOW.contains(&window) {
         context.error(section.place("window"), "`window` is between 1 s and 1 h", None);
     }
-    section.flag("enabled").then(|| LiveSettings {
+    LiveSettings {
         window,
         events_per_second: section.number("events_per_second"),
         discipline: section.word("discipline", Discipline::from_word),
         warm_up: section.duration("warm_up"),
         store_round_trip: section.duration("store_round_trip"),
-    })
+    }
 }
 
 fn pin_rules(context: &Context<'_>, section: &Section<'_>) -> PinRules {

@@ -201,8 +201,9 @@ pub struct PoolSettings {
     pub slow_start: Option<Duration>,
     /// `[pool.rebalance] moves_per_second`.
     pub rebalance: Option<Rate>,
-    /// `[pool.twin]`, where it is enabled.
-    pub twin: Option<LiveSettings>,
+    /// `[pool.twin]`.
+    pub twin: LiveSettings,
+    pub has_twin: bool,
 }
 
 /// `[pool.shared]`.

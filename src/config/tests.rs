@@ -47,7 +47,8 @@ fn a_minimal_file_has_the_documented_defaults() {
     assert_eq!(pool.timeouts.between_bytes, None);
     assert_eq!(configuration.listeners[0].settings.times.idle, Duration::from_secs(75));
     assert_eq!(configuration.process.max_connections, 100_000);
-    let twin = pool.twin.unwrap();
+    let twin = pool.twin;
+    assert!(pool.has_twin);
     assert_eq!((twin.events_per_second, twin.discipline), (20_000, None));
     assert_eq!((twin.warm_up, twin.store_round_trip), (Duration::from_millis(5), Duration::from_millis(1)));
     assert_eq!(twin.window, Duration::from_secs(10));
@@ -61,7 +62,7 @@ fn a_twin_is_told_how_servers_work_or_is_off() {
         let mut pools = read(&source).unwrap_or_else(|report| panic!("{}", report.human(false))).configuration.pools;
         let pool = pools.remove(0);
         assert_eq!(pool.servers[0].capacity, 12);
-        pool.twin
+        pool.has_twin.then_some(pool.twin)
     };
     let known = "discipline = \"fifo\"\nevents_per_second = 500\nwindow = \"5m\"\nwarm_up = \"0s\"\n\
                  store_round_trip = \"3ms\"";

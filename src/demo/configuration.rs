@@ -2,7 +2,6 @@
 //! proxy takes it as it takes any file that has changed.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -144,12 +143,6 @@ const INDEX: &str = include_str!("index.html");
 const TLS: &str = "[listener.tls]\nself_signed = [\"localhost\", \"sticky.localhost\", \"shared.localhost\", \
                    \"stateless.localhost\", \"*.localhost\", \"127.0.0.1\", \"::1\"]\n";
 
-/// Ports that nobody listens on; between here and their use somebody might, and then the start fails with a word.
-pub fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let bound: io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    bound?.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -178,7 +171,7 @@ mod tests {
             for pool in &configuration.pools {
                 assert!(pool.servers.iter().all(|server| server.capacity == 4), "{}", pool.name);
                 assert_eq!(pool.servers.len(), ports.len());
-                assert!(pool.twin.is_some_and(|twin| twin.discipline.is_some()), "{}", pool.name);
+                assert!(pool.has_twin && pool.twin.discipline.is_some(), "{}", pool.name);
             }
         }
         assert!(!directory.path().join("demo.toml.new").exists());

@@ -40,6 +40,8 @@ const USUAL_ADMIN_PORT: u16 = 9900;
 /// Why the demo cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
+    #[error("port {0} cannot be had ({1}); take another one by --port")]
+    Port(u16, io::Error),
     #[error("the demo cannot be set up: {0}")]
     Setup(#[from] io::Error),
     #[error(transparent)]
@@ -50,6 +52,8 @@ pub enum DemoError {
 pub fn run(port: u16, rate: u32) -> Result<(), DemoError> {
     // The processes that are started from here on have it too.
     app::raise_descriptor_limit();
+    // Before anything is started, and before users ask whoever is there.
+    drop(TcpListener::bind(("127.0.0.1", port)).map_err(|error| DemoError::Port(port, error))?);
     let stage = Stage::bind()?;
     let places = Places {
         https: port,

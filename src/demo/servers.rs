@@ -2,13 +2,13 @@
 //! started again after a while, with an empty memory and at full speed.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::configuration::{self, Places, free_ports};
+use super::configuration::{self, Places};
 use super::{end, issuer, own_process, say, shop};
 use crate::clock::{Clock, Moment};
 
@@ -248,6 +248,12 @@ impl Drop for Server {
             end(child);
         }
     }
+}
+
+/// Ports that nobody listens on; between here and their use somebody might, and then the start fails with a word.
+fn free_ports(count: usize) -> io::Result<Vec<u16>> {
+    let bound: io::Result<Vec<TcpListener>> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+    bound?.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
 fn launch(name: &str, port: u16, directory: &Path) -> io::Result<Child> {

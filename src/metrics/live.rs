@@ -99,7 +99,7 @@ impl LiveGauges {
             ),
             twin_top_sessions_share: Family::gauge(
                 "steadfast_twin_top_sessions_share_ratio",
-                "The share of the work that the heaviest 1 % of the sessions have.",
+                "The share of the work that the heaviest 1 % of the sessions, or the one heaviest, have: of those that the twin looks at, and at least.",
             ),
             twin_dropped: Family::counter(
                 "steadfast_twin_events_dropped_total",

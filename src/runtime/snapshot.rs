@@ -549,7 +549,7 @@ fn twin_seat(settings: &PoolSettings, before: Option<&PoolEntry>) -> Option<Arc<
         servers: settings.servers.iter().map(server).collect(),
     };
     let known = before.and_then(|before| before.twin.as_ref());
-    settings.twin.map(|settings| TwinSeat::take(known, settings, pool))
+    settings.has_twin.then(|| TwinSeat::take(known, settings.twin, pool))
 }
 
 /// TLS for keys that come over https.

@@ -67,8 +67,7 @@ fn configured(pool: &PoolSettings) -> Configured {
     let source = pool.sticky.as_ref().map(|sticky| &sticky.source);
     // A header or an address says by itself where it belongs.
     let is_hashed = matches!(source, Some(Source::Header(_) | Source::Address));
-    let told = pool.twin.map(|twin| Costs { warm_up: twin.warm_up, store_round_trip: twin.store_round_trip });
-    let costs = told.unwrap_or_default();
+    let costs = Costs { warm_up: pool.twin.warm_up, store_round_trip: pool.twin.store_round_trip };
     let policy = PolicyModel {
         name: format!("{} as configured", pool.name).into(),
         balance: pool.balance,

@@ -5,8 +5,9 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::TcpListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
@@ -39,6 +41,8 @@ const USUAL_PORT: u16 = 9901;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// For a request's head, and for its body.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection is not for ever: who does not read must not keep a place.
+const LIFETIME: Duration = Duration::from_secs(60);
 const MOST_CONNECTIONS: usize = 32;
 const MOST_NAME_CHARS: usize = 40;
 
@@ -75,6 +79,7 @@ impl Stage {
         let surface = Rc::new(Surface { servers, traffic, places });
         LocalSet::new().block_on(executor, async {
             let _serving = Owned::spawn(Rc::clone(&surface).serve(Socket::Tcp(self.listener)));
+            let _hanging_up = io::stdin().is_terminal().then(|| Owned::spawn(end_with_the_terminal()));
             while !ended.load(Ordering::Relaxed) {
                 surface.servers.borrow_mut().look_after();
                 surface.traffic.borrow_mut().look_after();
@@ -82,6 +87,13 @@ impl Stage {
             }
         });
     }
+}
+
+/// To the proxy a hangup is a wish for a reload; to the demo it is that nobody looks any more.
+async fn end_with_the_terminal() {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    hangup.recv().await;
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
 }
 
 impl Surface {
@@ -106,8 +118,14 @@ impl Surface {
         let service = service_fn(move |request| async move { Ok::<_, Infallible>(self.answer(request).await) });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // A connection that breaks is the client's business.
-        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        tokio::select! {
+            _ = &mut connection => return,
+            () = tokio::time::sleep(LIFETIME) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(PATIENCE, connection).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Reply {
@@ -125,9 +143,10 @@ impl Surface {
             return not_allowed("POST");
         }
         let is_form = wants_page(request.headers());
-        // A form that does not come names no server.
-        let form = tokio::time::timeout(PATIENCE, Form::read(request.into_body())).await.ok();
-        let name = form.and_then(|form| form.field("server", MOST_NAME_CHARS)).unwrap_or_default();
+        let Ok(form) = tokio::time::timeout(PATIENCE, Form::read(request.into_body())).await else {
+            return text(StatusCode::REQUEST_TIMEOUT, "The form did not come.\n");
+        };
+        let name = form.field("server", MOST_NAME_CHARS).unwrap_or_default();
         match self.act(deed, &name) {
             Ok(said) if is_form => see_other("/", said + "\n"),
             Ok(said) => text(StatusCode::OK, said + "\n"),
