@@ -215,6 +215,7 @@ fn twin_server(report: &ServerReport) -> Value {
         "name": &*report.name,
         "capacity": report.capacity.map(rounded),
         "discipline": report.discipline.as_str(),
+        "speed": rounded(report.speed),
     })
 }
 

@@ -11,7 +11,7 @@ use super::logs::{Format, LeftOut, Log, Logged, Pin};
 use super::table::grouped;
 use super::{CAPACITY, DisciplineChoice, MOST_CAPACITY, Measured, Options, Scenario};
 use crate::clock::Moment;
-use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, Pinned, ServerModel};
+use crate::twin::{Arrival, Demands, Discipline, Known, Misfit, Observed, Pinned, ServerModel, Speeds};
 
 /// Exchanges under way at once that are told apart; and how often what can be said is worked out.
 const BUFFER: usize = 1 << 20;
@@ -40,7 +40,8 @@ pub(super) fn scenario(log: Log, title: String, configured: Option<&Configured>,
     let mut assumed = vec![account(&log), sessions(&log), capacities];
     assumed.push(demands_note(&log, &named, configured.is_some()));
     assumed.extend(strangers(&named, configured));
-    let (arrivals, _) = arrivals(&log, &servers, Some(discipline), options);
+    let Replayed { arrivals, speeds, .. } = arrivals(&log, &servers, Some(discipline), options);
+    assumed.extend(adopt_speeds(&log, &mut servers, &speeds));
     Scenario {
         title,
         story: format!("An access log, {}.", log.format),
@@ -127,7 +128,7 @@ fn discipline(log: &Log, servers: &[ServerModel], options: &Options<'_>) -> (Dis
         DisciplineChoice::Sharing => return (Discipline::Sharing, "sharing".to_owned()),
         DisciplineChoice::Auto => {}
     }
-    let (_, Misfit { fifo, sharing }) = arrivals(log, servers, None, options);
+    let Misfit { fifo, sharing } = arrivals(log, servers, None, options).misfit;
     if fifo == sharing {
         return (Discipline::Fifo, "fifo, as the log shows no waiting that would tell".to_owned());
     }
@@ -137,24 +138,62 @@ fn discipline(log: &Log, servers: &[ServerModel], options: &Options<'_>) -> (Dis
     (better, format!("{better}, which fits the log better than {other} (misfit {least:.2} against {most:.2})"))
 }
 
-/// Arrivals in the order of time, and how badly the disciplines fit, over all servers.
-fn arrivals(
-    log: &Log,
-    servers: &[ServerModel],
-    discipline: Option<Discipline>,
-    options: &Options<'_>,
-) -> (Vec<Arrival>, Misfit) {
+/// A log, with the waiting taken out.
+struct Replayed {
+    /// In the order of time.
+    arrivals: Vec<Arrival>,
+    /// How badly the disciplines fit, over all servers.
+    misfit: Misfit,
+    /// How fast the log's servers were, by their numbers.
+    speeds: Vec<f64>,
+}
+
+/// Works out what each exchange was for its server, and would be for one of the usual speed.
+fn arrivals(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, options: &Options<'_>) -> Replayed {
     let came = Came::of(&log.exchanges);
     let (found, demands) = derive(log, &came, &known(log, servers, discipline, options));
     let positions: Vec<Option<usize>> =
         log.servers.iter().map(|name| servers.iter().position(|server| server.name == *name)).collect();
+    let speeds = speeds(log, &found);
     let mut arrivals: Vec<Arrival> =
-        found.iter().filter_map(|arrival| restored(log, &came, &positions, arrival)).collect();
+        found.iter().filter_map(|arrival| restored(log, &came, &positions, &speeds, arrival)).collect();
     let alone = log.exchanges.iter().filter(|logged| logged.server.is_none());
     arrivals.extend(alone.map(|logged| came.arrival(logged, logged.latency)));
     // Stable: what comes at one moment stays in the order of the log.
     arrivals.sort_by_key(|arrival| arrival.at);
-    (arrivals, misfit(log, &demands))
+    Replayed { arrivals, misfit: misfit(log, &demands), speeds }
+}
+
+/// How fast the servers were, by their numbers.
+fn speeds(log: &Log, found: &[Arrival]) -> Vec<f64> {
+    let mut speeds = Speeds::new(log.servers.len());
+    for arrival in found {
+        if let Some(number) = logged(log, arrival).and_then(|logged| logged.server) {
+            speeds.note(usize::from(number), arrival.session, arrival.demand);
+        }
+    }
+    speeds.speeds()
+}
+
+/// Servers that are in the log are as fast as there. Says which are not as fast as the others.
+fn adopt_speeds(log: &Log, servers: &mut [ServerModel], speeds: &[f64]) -> Option<String> {
+    let mut told = Vec::new();
+    for server in servers {
+        let number = log.servers.iter().position(|name| *name == server.name);
+        let Some(speed) = number.and_then(|number| speeds.get(number)).filter(|speed| **speed != 1.0) else { continue };
+        server.speed = *speed;
+        told.push(format!("`{}` {speed:.2} times", server.name.escape_debug()));
+    }
+    let listed = told.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let more = if told.len() > MOST_LISTED { ", ..." } else { "" };
+    (!told.is_empty()).then(|| {
+        format!("By what requests cost there, some servers work at another speed than the others: {listed}{more}.")
+    })
+}
+
+/// The exchange that an arrival is of.
+fn logged<'a>(log: &'a Log, arrival: &Arrival) -> Option<&'a Logged> {
+    log.exchanges.get(usize::try_from(arrival.key).ok()?)
 }
 
 /// The demands of all exchanges whose server is known.
@@ -203,16 +242,18 @@ fn observed(log: &Log, came: &Came) -> Vec<Observed> {
     observed
 }
 
-/// The arrival at the proxy of an exchange whose demand is known now, for servers at these positions of the model.
-fn restored(log: &Log, came: &Came, positions: &[Option<usize>], arrival: &Arrival) -> Option<Arrival> {
-    let logged = log.exchanges.get(usize::try_from(arrival.key).ok()?)?;
+/// The arrival at the proxy of an exchange whose demand is known now, for servers at these positions of the model, where
+/// the log's had these speeds.
+fn restored(log: &Log, came: &Came, positions: &[Option<usize>], speeds: &[f64], arrival: &Arrival) -> Option<Arrival> {
+    let logged = logged(log, arrival)?;
+    let speed = logged.server.and_then(|number| speeds.get(usize::from(number))).copied().unwrap_or(1.0);
     let server = logged.server.and_then(|number| positions.get(usize::from(number)).copied().flatten());
     let pinned = match (logged.pin, server) {
         (Pin::Old, Some(server)) => Pinned::Already(server),
         (Pin::New, Some(server)) => Pinned::Newly(server),
         (Pin::Unknown, _) | (_, None) => Pinned::No,
     };
-    Some(Arrival { pinned, ..came.arrival(logged, arrival.demand) })
+    Some(Arrival { pinned, ..came.arrival(logged, arrival.demand.mul_f64(speed)) })
 }
 
 /// What is known of the log's servers, by their numbers: what the model takes them for.
@@ -337,6 +378,26 @@ mod tests {
 
     fn logged(came: i64, millis: u64, server: Option<u16>) -> Logged {
         Logged::new(came, Duration::from_millis(millis), server, Some(came as u64))
+    }
+
+    #[test]
+    fn a_slow_server_is_one_in_the_model_and_its_requests_cost_less_elsewhere() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let exchanges = (0..600_i64).map(|number| {
+            let (server, mean) = if number % 2 == 0 { (0, 10_000.0) } else { (1, 40_000.0) };
+            let took = Duration::from_micros((-(1.0 - random.f64()).ln() * mean) as u64 + 1);
+            Logged::new(1_000_000 + number * 500_000, took, Some(server), Some(number as u64))
+        });
+        let exchanges: Vec<Logged> = exchanges.collect();
+        let slow: Vec<Duration> =
+            exchanges.iter().filter(|logged| logged.server == Some(1)).map(|logged| logged.latency).collect();
+        let scenario = scenario(log(exchanges), "x".to_owned(), None, &options(DisciplineChoice::Fifo));
+        let speed = scenario.servers[1].speed;
+        assert!(scenario.servers[0].speed == 1.0 && (0.18..0.34).contains(&speed), "{:?}", scenario.servers);
+        let cost = scenario.arrivals[1].demand.as_secs_f64() / slow[0].as_secs_f64();
+        assert!((cost / speed - 1.0).abs() < 1e-3, "{cost} of {speed}");
+        let note = scenario.assumed.last().unwrap();
+        assert!(note.contains("another speed than the others: `b` 0.2") || note.contains("`b` 0.3"), "{note}");
     }
 
     #[test]

@@ -11,6 +11,10 @@
 //! share, the number in flight in the sample stands for the number in all, with more noise; for FIFO servers, few workers
 //! queue more than many at the same load. Both make modelled latencies longer, and the fit says by how much.
 //!
+//! **Speeds.** A server that is slower than the others makes each request it has take longer, and that is not what the
+//! request would take elsewhere: demands are those of the server in the middle ([`Speeds`]), and its own speed goes with a
+//! server into the models.
+//!
 //! **Who is there.** Servers that drain have their pinned sessions only; those that take nobody are not in the models. When
 //! that changes, or what is known of capacities and disciplines, the models start anew with empty servers; a report comes a
 //! window later.
@@ -29,6 +33,7 @@ use foldhash::HashMap;
 
 use super::heavy::SessionWork;
 use super::sample::{Budget, Sample};
+use super::speeds::Speeds;
 use super::{
     Arrival, Demands, Discipline, Heavy, Known, Latencies, Model, Observed, Outcome, Pinned, PolicyModel, ServerModel,
 };
@@ -199,6 +204,8 @@ pub struct ServerReport {
     /// no server's has.
     pub capacity: Option<f64>,
     pub discipline: Discipline,
+    /// Beside the others: 0.5 is half as fast as the one in the middle.
+    pub speed: f64,
 }
 
 /// What would have become of the traffic of one window.
@@ -311,6 +318,9 @@ pub struct LiveTwin {
     beside: HashMap<u64, Beside>,
     /// By their arrival at the proxy, in the order of time.
     restored: BTreeMap<(Moment, u64), Restored>,
+    /// How fast servers are, as measured, and as the models have it.
+    speeds: Speeds,
+    speeds_in_force: Vec<f64>,
     models: Option<Models>,
     window: Window,
     left_out_before: u64,
@@ -322,6 +332,8 @@ impl LiveTwin {
         let sample = Sample::default();
         LiveTwin {
             demands: demands(&settings, &pool, sample),
+            speeds: Speeds::new(pool.servers.len()),
+            speeds_in_force: vec![1.0; pool.servers.len()],
             budget: Budget::new(settings.events_per_second),
             settings,
             pool,
@@ -445,6 +457,9 @@ impl LiveTwin {
         let later = self.restored.split_off(&(until, 0));
         let due = std::mem::replace(&mut self.restored, later);
         for ((at, _), Restored { arrival, latency, server }) in due {
+            let took = arrival.demand;
+            self.speeds.note(server, arrival.session, took);
+            let arrival = Arrival { demand: took.mul_f64(self.speeds_in_force[server]), ..arrival };
             if self.models.is_none() {
                 self.models = Some(Models::new(servers.clone(), store_round_trip, self.policies()));
                 self.window = Window::default();
@@ -455,7 +470,7 @@ impl LiveTwin {
             self.window.measured.add(latency);
             // Only who has come back with its session is one: clients without a cookie jar are none.
             let is_newcomer = matches!(arrival.pinned, Pinned::Newly(_));
-            self.window.work.add(arrival.session.filter(|_| !is_newcomer), server, arrival.demand);
+            self.window.work.add(arrival.session.filter(|_| !is_newcomer), server, took);
             self.models.iter_mut().for_each(|models| models.offer(arrival));
         }
     }
@@ -490,7 +505,7 @@ impl LiveTwin {
                 drains: takes == Takes::ItsOwn,
                 capacity,
                 discipline,
-                speed: 1.0,
+                speed: self.speeds_in_force[at],
                 from: Moment::default(),
                 until: if takes == Takes::Nobody { Moment::default() } else { Moment::from_nanos(u64::MAX) },
             }
@@ -549,6 +564,8 @@ impl LiveTwin {
             return None;
         }
         let window = std::mem::take(&mut self.window);
+        let speeds = self.speeds.speeds();
+        self.speeds.end_window();
         let policies = models.take_window();
         let measured = quantiles(&window.measured);
         let modelled = policies.first().map_or(Duration::ZERO, |actual| actual.latency.p99);
@@ -569,7 +586,12 @@ impl LiveTwin {
             doubts: Vec::new(),
         };
         report.doubts = self.doubts(&report);
-        if report.policies.iter().any(|policy| policy.latency.p99 > HOPELESS) {
+        let is_hopeless = report.policies.iter().any(|policy| policy.latency.p99 > HOPELESS);
+        let are_others = speeds.iter().zip(&self.speeds_in_force).any(|(one, other)| !is_near(*one, *other));
+        if are_others {
+            self.speeds_in_force = speeds;
+        }
+        if is_hopeless || are_others {
             self.models = None;
         }
         Some(report)
@@ -628,13 +650,13 @@ fn thinned(pins: PinRules, sample: Sample) -> PinRules {
 
 /// Whether models of the ones do for the others: capacities that are found out are never quite the same.
 fn are_alike(ones: &[ServerModel], others: &[ServerModel]) -> bool {
-    let is_near = |one: u32, other: u32| {
-        let (one, other) = (u64::from(one), u64::from(other));
-        one == other || (one.min(other) > 0 && 8 * one.abs_diff(other) <= one.max(other))
-    };
-    ones.iter()
-        .zip(others)
-        .all(|(one, other)| one.discipline == other.discipline && is_near(one.capacity, other.capacity))
+    let near = |one: u32, other: u32| is_near(f64::from(one), f64::from(other));
+    ones.iter().zip(others).all(|(one, other)| one.discipline == other.discipline && near(one.capacity, other.capacity))
+}
+
+/// Whether two estimates are the same but for an eighth.
+fn is_near(one: f64, other: f64) -> bool {
+    8.0 * (one - other).abs() <= one.max(other) && (one > 0.0) == (other > 0.0)
 }
 
 /// Whether two policies place requests in the same way.
@@ -673,7 +695,7 @@ fn of_policy(policy: LivePolicy, outcome: &Outcome) -> PolicyReport {
 
 fn of_server(server: &ServerModel, sample: Sample) -> ServerReport {
     let capacity = (server.capacity > 0).then(|| f64::from(server.capacity) / sample.share());
-    ServerReport { name: server.name.clone(), capacity, discipline: server.discipline }
+    ServerReport { name: server.name.clone(), capacity, discipline: server.discipline, speed: server.speed }
 }
 
 #[cfg(test)]
@@ -718,8 +740,13 @@ mod tests {
 
     /// What a proxy before two servers sees of Poisson arrivals of 10 ms each, at this load.
     fn seen(capacity: u32, discipline: Discipline, load: f64, seconds: u64) -> Vec<Observed> {
-        let server = |name: &str| ServerModel {
-            name: name.into(),
+        let servers = [1.0, 1.0].map(|speed| truly(capacity, discipline, speed));
+        played(&servers, Some(HARD), f64::from(2 * capacity) * load, seconds).0
+    }
+
+    fn truly(capacity: u32, discipline: Discipline, speed: f64) -> ServerModel {
+        ServerModel {
+            name: "truth".into(),
             weight: 1,
             live_weight: None,
             max_requests: 0,
@@ -727,24 +754,28 @@ mod tests {
             drains: false,
             capacity,
             discipline,
-            speed: 1.0,
+            speed,
             from: Moment::default(),
             until: Moment::from_nanos(u64::MAX),
-        };
+        }
+    }
+
+    /// What a proxy before these servers sees, and what comes of it, where so many are busy in the mean.
+    fn played(servers: &[ServerModel], pins: Option<PinRules>, busy: f64, seconds: u64) -> (Vec<Observed>, Outcome) {
         let policy = PolicyModel {
             name: "truth".into(),
             balance: Balance::P2c,
             is_hashed: false,
-            pins: Some(HARD),
+            pins,
             is_in_force: false,
             warm_up: Duration::ZERO,
             store_round_trip: Duration::ZERO,
         };
-        let mut model = Model::new(&[server("a"), server("b")], policy, 99);
+        let mut model = Model::new(servers, policy, 99);
         model.keep_settled();
         let mut random = fastrand::Rng::with_seed(5);
         let mut exponential = |mean: f64| Duration::from_secs_f64(-(1.0 - random.f64()).ln() * mean);
-        let gap = 0.010 / load / f64::from(2 * capacity);
+        let gap = 0.010 / busy;
         let mut now = Moment::default();
         let mut turn = 0;
         while now < second(seconds) {
@@ -759,7 +790,27 @@ mod tests {
                 pinned: Pinned::No,
             });
         }
-        model.take_settled()
+        (model.take_settled(), model.so_far())
+    }
+
+    #[test]
+    fn what_a_slow_server_makes_of_a_request_is_not_what_the_request_costs_elsewhere() {
+        let servers = [1.0, 0.4].map(|speed| truly(8, Discipline::Fifo, speed));
+        let settings = LiveSettings { discipline: Some(Discipline::Fifo), ..SETTINGS };
+        // The slow one has half of the sessions, and four of its eight workers are busy.
+        let (seen, _) = played(&servers, Some(HARD), 4.0, 90);
+        let reports = play(&mut twin(settings, shop(8)), &seen, &both());
+        let last = reports.last().unwrap();
+        assert_eq!(last.servers[0].speed, 1.0);
+        assert!((0.3..0.53).contains(&last.servers[1].speed), "{last:?}");
+        assert!(last.fit.is_some_and(|fit| (0.9..1.1).contains(&fit)), "{last:?}");
+        let (_, shared) = played(&servers, None, 4.0, 90);
+        for (said, share) in [(last.policies[3].latency.p50, 0.5), (last.policies[3].latency.p99, 0.99)] {
+            // Its store takes a millisecond.
+            let really = (shared.latency.quantile(share) + SETTINGS.store_round_trip).as_secs_f64();
+            let off = said.as_secs_f64() / really - 1.0;
+            assert!(off.abs() < 0.15, "{share}: {off} in {last:?}");
+        }
     }
 
     /// Plays what was seen, with a turn each second; gives all reports.

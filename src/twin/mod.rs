@@ -21,6 +21,7 @@ mod pins;
 mod sample;
 mod scale;
 mod server;
+mod speeds;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub use live::{
 };
 pub use model::Model;
 pub use sample::Sample;
+pub use speeds::Speeds;
 
 use crate::balance::Balance;
 use crate::clock::Moment;

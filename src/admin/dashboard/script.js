@@ -31,6 +31,7 @@ const ratio = (value) => (Number.isFinite(value) ? value.toFixed(2) : '–');
 function milliseconds(value) {
   if (!Number.isFinite(value)) return '–';
   if (value >= 1_000) return `${numbers.format(value / 1_000)} s`;
+  if (value >= 100) return `${Math.round(value)} ms`;
   return value >= 0.1 || value === 0 ? `${numbers.format(value)} ms` : '<0.1 ms';
 }
 
