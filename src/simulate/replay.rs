@@ -3,7 +3,7 @@
 //! Only exchanges whose server is known can tell that, as who was there together follows from it. Where a log names no
 //! servers, latencies are taken for work, which is too much wherever servers were busy; the report says so.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::configured::{self, Configured};
@@ -167,9 +167,11 @@ fn arrivals(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, 
 /// How fast the servers were, by their numbers.
 fn speeds(log: &Log, found: &[Arrival]) -> Vec<f64> {
     let mut speeds = Speeds::new(log.servers.len());
+    let mut seen = HashSet::new();
     for arrival in found {
-        if let Some(number) = logged(log, arrival).and_then(|logged| logged.server) {
-            speeds.note(usize::from(number), arrival.session, arrival.demand);
+        let Some(number) = logged(log, arrival).and_then(|logged| logged.server) else { continue };
+        if arrival.session.is_none_or(|session| seen.insert((number, session))) {
+            speeds.note(usize::from(number), arrival.demand);
         }
     }
     speeds.speeds()
@@ -197,17 +199,17 @@ fn logged<'a>(log: &'a Log, arrival: &Arrival) -> Option<&'a Logged> {
 }
 
 /// The demands of all exchanges whose server is known.
-fn derive(log: &Log, came: &Came, known: &[Known]) -> (Vec<Arrival>, Demands) {
-    let mut demands = Demands::new(known, BUFFER);
+fn derive(log: &Log, came: &Came, known: &[Known]) -> (Vec<Arrival>, Demands<()>) {
+    let mut demands = Demands::<()>::new(known, BUFFER);
     let mut found = Vec::with_capacity(log.exchanges.len());
     for (turn, observed) in observed(log, came).into_iter().enumerate() {
         if turn.is_multiple_of(SETTLE_EVERY) {
             demands.settle(observed.begun);
-            found.extend(std::iter::from_fn(|| demands.arrival()));
+            found.extend(std::iter::from_fn(|| demands.arrival()).map(|(arrival, ())| arrival));
         }
-        demands.offer(observed);
+        demands.offer(observed, ());
     }
-    found.extend(demands.finish());
+    found.extend(demands.finish().into_iter().map(|(arrival, ())| arrival));
     (found, demands)
 }
 
@@ -266,7 +268,7 @@ fn known(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, opt
 }
 
 /// Over all servers, each by its share of the exchanges.
-fn misfit(log: &Log, demands: &Demands) -> Misfit {
+fn misfit(log: &Log, demands: &Demands<()>) -> Misfit {
     let mut counts = vec![0_u32; log.servers.len()];
     for number in log.exchanges.iter().filter_map(|logged| logged.server) {
         counts[usize::from(number)] += 1;

@@ -19,12 +19,13 @@
 //! than the buffer allows, or lasts longer, is left out, and counted; who lasts longer still takes its part of its server.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use foldhash::HashMap;
 
 use super::server::limits;
+use super::sorted::Sorted;
 use super::{Arrival, Discipline, Pinned};
 use crate::clock::Moment;
 
@@ -60,44 +61,42 @@ pub struct Misfit {
     pub sharing: f64,
 }
 
-/// Turns exchanges into arrivals.
-pub struct Demands {
+/// Turns exchanges into arrivals. What is offered with one comes out with it.
+pub struct Demands<T> {
     /// How many may be in the buffer.
     most: usize,
     /// Everything before this has been looked at.
     settled: Moment,
-    offered: u64,
     left_out: u64,
-    begins: BTreeMap<(Moment, u64), Observed>,
+    begins: Sorted<(Observed, T)>,
     /// When who ends, by number, and at which server.
     ends: BinaryHeap<Reverse<(Moment, u64, usize)>>,
-    open: Open,
+    open: Open<T>,
     servers: Vec<Watch>,
 }
 
 /// Exchanges whose beginning has been looked at, by numbers in that order.
-#[derive(Default)]
-struct Open {
+struct Open<T> {
     /// Those that nobody has asked for yet, from the number `first` on.
-    begun: VecDeque<Begun>,
+    begun: VecDeque<(Begun, T)>,
     first: u64,
     /// Those that have lasted too long to wait for: all others would have to wait with them.
     given_up: HashMap<u64, Begun>,
 }
 
-impl Open {
+impl<T> Open<T> {
     fn next_number(&self) -> u64 {
         self.first + self.begun.len() as u64
     }
 
     fn get_mut(&mut self, number: u64) -> Option<&mut Begun> {
         match number.checked_sub(self.first) {
-            Some(at) => self.begun.get_mut(usize::try_from(at).ok()?),
+            Some(at) => self.begun.get_mut(usize::try_from(at).ok()?).map(|(begun, _)| begun),
             None => self.given_up.get_mut(&number),
         }
     }
 
-    fn pop_first(&mut self) -> Option<Begun> {
+    fn pop_first(&mut self) -> Option<(Begun, T)> {
         let begun = self.begun.pop_front()?;
         self.first += 1;
         Some(begun)
@@ -105,7 +104,7 @@ impl Open {
 
     fn give_up_first(&mut self) {
         let number = self.first;
-        if let Some(begun) = self.pop_first().filter(|begun| begun.demand.is_none()) {
+        if let Some((begun, _)) = self.pop_first().filter(|(begun, _)| begun.demand.is_none()) {
             self.given_up.insert(number, begun);
         }
     }
@@ -123,30 +122,28 @@ struct Begun {
     demand: Option<Duration>,
 }
 
-impl Demands {
+impl<T> Demands<T> {
     /// For servers by position; the buffer holds up to `most` exchanges that have not begun yet in the order of time.
     pub fn new(servers: &[Known], most: usize) -> Self {
         Demands {
             most: most.max(1),
             settled: Moment::default(),
-            offered: 0,
             left_out: 0,
-            begins: BTreeMap::new(),
+            begins: Sorted::default(),
             ends: BinaryHeap::new(),
-            open: Open::default(),
+            open: Open { begun: VecDeque::new(), first: 0, given_up: HashMap::default() },
             servers: servers.iter().copied().map(Watch::new).collect(),
         }
     }
 
     /// One more exchange, in any order. A full buffer is worked off from its old end, and of arrivals that nobody has asked
     /// for the first are left out in the end.
-    pub fn offer(&mut self, observed: Observed) {
+    pub fn offer(&mut self, observed: Observed, with: T) {
         if observed.begun < self.settled || observed.server >= self.servers.len() {
             self.left_out += 1;
             return;
         }
-        self.offered += 1;
-        self.begins.insert((observed.begun, self.offered), observed);
+        self.begins.push(observed.begun, (observed, with));
         while self.begins.len() > self.most {
             self.step();
         }
@@ -169,14 +166,15 @@ impl Demands {
     }
 
     /// The next in the order of time, if what it cost is known.
-    pub fn arrival(&mut self) -> Option<Arrival> {
-        let demand = self.open.begun.front()?.demand?;
-        let Begun { observed, .. } = self.open.pop_first()?;
-        Some(Arrival { at: observed.begun, session: observed.session, demand, key: observed.key, pinned: Pinned::No })
+    pub fn arrival(&mut self) -> Option<(Arrival, T)> {
+        let demand = self.open.begun.front()?.0.demand?;
+        let (Begun { observed, .. }, with) = self.open.pop_first()?;
+        let Observed { begun: at, session, key, .. } = observed;
+        Some((Arrival { at, session, demand, key, pinned: Pinned::No }, with))
     }
 
     /// Nothing more will be offered: all that is left.
-    pub fn finish(&mut self) -> Vec<Arrival> {
+    pub fn finish(&mut self) -> Vec<(Arrival, T)> {
         self.settle(Moment::from_nanos(u64::MAX));
         std::iter::from_fn(|| self.arrival()).collect()
     }
@@ -202,8 +200,8 @@ impl Demands {
         Some(self.servers.get(server)?.misfit())
     }
 
-    fn next_at(&self) -> Option<Moment> {
-        let begin = self.begins.first_key_value().map(|((at, _), _)| *at);
+    fn next_at(&mut self) -> Option<Moment> {
+        let begin = self.begins.first_at();
         let end = self.ends.peek().map(|Reverse((at, _, _))| *at);
         begin.into_iter().chain(end).min()
     }
@@ -219,7 +217,7 @@ impl Demands {
     }
 
     fn begin(&mut self) {
-        let Some((_, observed)) = self.begins.pop_first() else { return };
+        let Some((_, (observed, with))) = self.begins.pop() else { return };
         let number = self.open.next_number();
         let mut begun = Begun { observed, others: 0, clock: 0.0, turn: None, demand: None };
         if observed.ended > observed.begun {
@@ -228,7 +226,7 @@ impl Demands {
         } else {
             begun.demand = Some(Duration::ZERO);
         }
-        self.open.begun.push_back(begun);
+        self.open.begun.push_back((begun, with));
     }
 
     fn end(&mut self) {
@@ -542,12 +540,12 @@ mod tests {
 
     /// Demands in the order of beginnings, in microseconds.
     fn demands(known: Known, exchanges: &[(u64, u64)]) -> Vec<u64> {
-        let mut demands = Demands::new(&[known], 100);
-        exchanges.iter().for_each(|(begun, ended)| demands.offer(observed(*begun, *ended)));
+        let mut demands = Demands::<()>::new(&[known], 100);
+        exchanges.iter().for_each(|(begun, ended)| demands.offer(observed(*begun, *ended), ()));
         let arrivals = demands.finish();
         assert_eq!(arrivals.len(), exchanges.len());
-        assert!(arrivals.is_sorted_by_key(|arrival| arrival.at));
-        arrivals.iter().map(|arrival| arrival.demand.as_micros() as u64).collect()
+        assert!(arrivals.is_sorted_by_key(|(arrival, ())| arrival.at));
+        arrivals.iter().map(|(arrival, ())| arrival.demand.as_micros() as u64).collect()
     }
 
     #[test]
@@ -571,8 +569,8 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(4);
         let exchanges: Vec<Observed> = (0..500).map(|at| observed(at * 3, at * 3 + random.u64(1..40))).collect();
         let run = |exchanges: &[Observed]| {
-            let mut demands = Demands::new(&[known(Discipline::Sharing, 2)], 500);
-            exchanges.iter().for_each(|exchange| demands.offer(*exchange));
+            let mut demands = Demands::<()>::new(&[known(Discipline::Sharing, 2)], 500);
+            exchanges.iter().for_each(|exchange| demands.offer(*exchange, ()));
             (demands.finish(), demands.left_out())
         };
         let in_order = run(&exchanges);
@@ -584,25 +582,25 @@ mod tests {
 
     #[test]
     fn arrivals_come_as_time_goes_on_and_who_is_late_is_left_out() {
-        let mut demands = Demands::new(&[known(Discipline::Fifo, 2)], 100);
-        demands.offer(observed(0, 30));
-        demands.offer(observed(10, 15));
+        let mut demands = Demands::<()>::new(&[known(Discipline::Fifo, 2)], 100);
+        demands.offer(observed(0, 30), ());
+        demands.offer(observed(10, 15), ());
         demands.settle(milli(20));
         assert_eq!(demands.arrival(), None, "the first has not ended, and the second is behind it");
-        demands.offer(observed(19, 40));
-        demands.offer(Observed { server: 1, ..observed(25, 40) });
+        demands.offer(observed(19, 40), ());
+        demands.offer(Observed { server: 1, ..observed(25, 40) }, ());
         assert_eq!(demands.left_out(), 2, "too late; no such server");
         demands.settle(milli(31));
-        let demand = |demands: &mut Demands| demands.arrival().map(|arrival| arrival.demand.as_millis());
+        let demand = |demands: &mut Demands<()>| demands.arrival().map(|(arrival, ())| arrival.demand.as_millis());
         assert_eq!([demand(&mut demands), demand(&mut demands), demand(&mut demands)], [Some(30), Some(5), None]);
     }
 
     #[test]
     fn the_buffer_is_bounded_whatever_comes() {
-        let mut demands = Demands::new(&[known(Discipline::Fifo, 1)], 10);
+        let mut demands = Demands::<()>::new(&[known(Discipline::Fifo, 1)], 10);
         for at in 0..1_000 {
-            demands.offer(observed(at, at + 100_000));
-            demands.offer(observed(at, at + 1));
+            demands.offer(observed(at, at + 100_000), ());
+            demands.offer(observed(at, at + 1), ());
             assert!(demands.begins.len() <= 10 && demands.open.begun.len() <= 20 && demands.open.given_up.len() <= 10);
         }
         let rest = demands.finish().len() as u64;
@@ -612,19 +610,19 @@ mod tests {
 
     #[test]
     fn one_that_lasts_for_long_keeps_its_place_and_holds_nobody_up() {
-        let mut demands = Demands::new(&[known(Discipline::Fifo, 2)], 10);
-        demands.offer(observed(0, 100_000));
+        let mut demands = Demands::<()>::new(&[known(Discipline::Fifo, 2)], 10);
+        demands.offer(observed(0, 100_000), ());
         let mut found = Vec::new();
         for at in 0..1_000 {
             // Two at a time, of 10 ms each, for the one worker that is left.
-            demands.offer(observed(at * 40, at * 40 + 10));
-            demands.offer(observed(at * 40 + 1, at * 40 + 20));
+            demands.offer(observed(at * 40, at * 40 + 10), ());
+            demands.offer(observed(at * 40 + 1, at * 40 + 20), ());
             demands.settle(milli(at * 40 + 30));
             found.extend(std::iter::from_fn(|| demands.arrival()));
         }
         found.extend(demands.finish());
         assert_eq!((found.len(), demands.left_out()), (2_000, 1));
-        assert!(found.iter().all(|arrival| arrival.demand == Duration::from_millis(10)));
+        assert!(found.iter().all(|(arrival, ())| arrival.demand == Duration::from_millis(10)));
     }
 
     #[test]

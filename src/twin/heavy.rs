@@ -100,16 +100,18 @@ impl SessionWork {
         SessionWork { places, all: 0, each: HashMap::default(), beyond: None }
     }
 
-    /// A request of this demand, which the server at this position served.
-    pub(super) fn add(&mut self, session: Option<u64>, server: usize, demand: Duration) {
+    /// A request of this demand, which the server at this position served. Says whether it is its session's first, as far
+    /// as that is known here.
+    pub(super) fn add(&mut self, session: Option<u64>, server: usize, demand: Duration) -> bool {
         let work = u64::try_from(demand.as_nanos()).unwrap_or(u64::MAX);
         self.all += u128::from(work);
-        let Some(session) = session else { return };
+        let Some(session) = session else { return true };
         let inherited = self.make_place(session);
         let counted = self.each.entry(session).or_insert(Counted { inherited, ..Counted::default() });
         counted.work = counted.work.saturating_add(work);
         counted.requests += 1;
         counted.server = server;
+        counted.requests == 1
     }
 
     /// There is a place for the session from now on; gives what is counted there already, if it is another's.

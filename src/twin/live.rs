@@ -4,7 +4,7 @@
 //! lasts longer than that is left out, and counted. Arrivals are those at the proxy: what came before the server (a
 //! waiting line, a store) is modelled, not replayed.
 //!
-//! **Sampling.** Above its budget of events the twin looks at a part of the sessions ([`Sample`]), and its servers are made
+//! **Sampling.** Each exchange is an event in each of the models. Above its budget of events the twin looks at a part of the sessions ([`Sample`]), and its servers are made
 //! smaller by as much, so that they are as busy: capacities, caps, lines and margins are multiplied by the share, rounded,
 //! and never fall below one. A capacity that is found out is found out in the sample, and needs no scaling. Speed is left
 //! alone: demands come out of the same latencies, so a slower server would only have smaller demands. For servers that
@@ -26,13 +26,11 @@
 //! **Heavy sessions** are read off what is played: each request's demand is its session's work ([`Heavy`]). In a sample, shares
 //! are of the work of the sample.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use foldhash::HashMap;
 
 use super::heavy::SessionWork;
 use super::sample::{Budget, Sample};
+use super::sorted::Sorted;
 use super::speeds::Speeds;
 use super::{
     Arrival, Demands, Discipline, Heavy, Known, Latencies, Model, Observed, Outcome, Pinned, PolicyModel, ServerModel,
@@ -101,7 +99,7 @@ words! {
 /// `[pool.twin]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LiveSettings {
-    /// More are sampled.
+    /// Exchanges times the policies that they are played under; more are sampled.
     pub events_per_second: u32,
     /// None: to be found out.
     pub discipline: Option<Discipline>,
@@ -235,16 +233,6 @@ pub struct LiveReport {
     pub doubts: Vec<Doubt>,
 }
 
-/// What demands do not carry along.
-struct Beside {
-    server: usize,
-    arrived: Moment,
-    ended: Moment,
-    key: u64,
-    pinned: Pinned,
-    latency: Duration,
-}
-
 /// An exchange as it is played, with what was measured of it.
 struct Restored {
     arrival: Arrival,
@@ -276,15 +264,7 @@ struct Models {
 
 impl Models {
     fn new(servers: Vec<ServerModel>, store_round_trip: Duration, policies: Vec<PolicyModel>) -> Self {
-        let mut distinct: Vec<PolicyModel> = Vec::new();
-        let mut of = Vec::new();
-        for policy in policies {
-            let known = distinct.iter().position(|known| costs_the_same(known, &policy));
-            of.push(known.unwrap_or(distinct.len()));
-            if known.is_none() {
-                distinct.push(policy);
-            }
-        }
+        let (distinct, of) = distinct(policies);
         let each = distinct.into_iter().map(|policy| Model::new(&servers, policy, SEED)).collect();
         Models { servers, store_round_trip, each, of }
     }
@@ -312,12 +292,9 @@ pub struct LiveTwin {
     turned: Moment,
     /// Since the last turn.
     heard: u64,
-    number: u64,
-    demands: Demands,
-    /// Those that demands have, by number.
-    beside: HashMap<u64, Beside>,
+    demands: Demands<Settled>,
     /// By their arrival at the proxy, in the order of time.
-    restored: BTreeMap<(Moment, u64), Restored>,
+    restored: Sorted<Restored>,
     /// How fast servers are, as measured, and as the models have it.
     speeds: Speeds,
     speeds_in_force: Vec<f64>,
@@ -330,7 +307,7 @@ impl LiveTwin {
     /// A twin that knows nothing yet of what began before now.
     pub fn new(settings: LiveSettings, pool: LivePool, present: Present, now: Moment) -> Self {
         let sample = Sample::default();
-        LiveTwin {
+        let mut twin = LiveTwin {
             demands: demands(&settings, &pool, sample),
             speeds: Speeds::new(pool.servers.len()),
             speeds_in_force: vec![1.0; pool.servers.len()],
@@ -342,13 +319,15 @@ impl LiveTwin {
             since: now,
             turned: now,
             heard: 0,
-            number: 0,
-            beside: HashMap::default(),
-            restored: BTreeMap::new(),
+            restored: Sorted::default(),
             models: None,
             window: Window::default(),
             left_out_before: 0,
-        }
+        };
+        // Each exchange is played once for each policy.
+        let policies = distinct(twin.policies()).0.len() as u32;
+        twin.budget = Budget::new(settings.events_per_second / policies.max(1));
+        twin
     }
 
     /// What it looks at.
@@ -362,14 +341,11 @@ impl LiveTwin {
         if settled.begun < self.since || settled.server >= self.pool.servers.len() {
             return;
         }
-        self.number += 1;
-        let Settled { server, session, key, pinned, arrived, begun, ended } = settled;
+        let Settled { server, session, key, begun, ended, .. } = settled;
         // Where a hash decides on sessions, it is theirs.
         let is_hashed = self.pool.is_hashed || (self.pool.is_sticky && self.pool.balance == Balance::Hash);
         let key = session.filter(|_| is_hashed).unwrap_or(key);
-        let latency = ended.since(arrived);
-        self.beside.insert(self.number, Beside { server, arrived, ended, key, pinned, latency });
-        self.demands.offer(Observed { server, begun, ended, session, key: self.number });
+        self.demands.offer(Observed { server, begun, ended, session, key }, settled);
     }
 
     /// To be called about once a second, with the events dropped since: works out what can be said by now.
@@ -379,11 +355,9 @@ impl LiveTwin {
         self.keep_to_budget(now, dropped);
         let until = before(now, HORIZON);
         self.demands.settle(until);
-        while let Some(arrival) = self.demands.arrival() {
-            self.restore(arrival);
+        while let Some((arrival, settled)) = self.demands.arrival() {
+            self.restore(arrival, settled);
         }
-        // What was to be yielded has been.
-        self.beside.retain(|_, beside| beside.ended + 3 * HORIZON >= now);
         let left_out = self.demands.left_out();
         self.window.left_out += left_out.saturating_sub(self.left_out_before);
         self.left_out_before = left_out;
@@ -429,21 +403,15 @@ impl LiveTwin {
         self.since = now;
         self.demands = demands(&self.settings, &self.pool, self.sample);
         self.left_out_before = 0;
-        self.beside.clear();
-        self.restored.clear();
+        self.restored = Sorted::default();
         self.models = None;
     }
 
     /// An arrival at the proxy, of one at the server.
-    fn restore(&mut self, arrival: Arrival) {
-        let number = arrival.key;
-        match self.beside.remove(&number) {
-            Some(Beside { server, arrived, key, pinned, latency, .. }) => {
-                let arrival = Arrival { at: arrived, key, pinned, ..arrival };
-                self.restored.insert((arrived, number), Restored { arrival, latency, server });
-            }
-            None => self.window.left_out += 1,
-        }
+    fn restore(&mut self, arrival: Arrival, settled: Settled) {
+        let Settled { server, pinned, arrived, ended, .. } = settled;
+        let (arrival, latency) = (Arrival { at: arrived, pinned, ..arrival }, ended.since(arrived));
+        self.restored.push(arrived, Restored { arrival, latency, server });
     }
 
     fn play(&mut self, until: Moment) {
@@ -454,11 +422,8 @@ impl LiveTwin {
         if !self.models.as_ref().is_some_and(still_hold) {
             self.models = None;
         }
-        let later = self.restored.split_off(&(until, 0));
-        let due = std::mem::replace(&mut self.restored, later);
-        for ((at, _), Restored { arrival, latency, server }) in due {
+        while let Some((at, Restored { arrival, latency, server })) = self.restored.pop_before(until) {
             let took = arrival.demand;
-            self.speeds.note(server, arrival.session, took);
             let arrival = Arrival { demand: took.mul_f64(self.speeds_in_force[server]), ..arrival };
             if self.models.is_none() {
                 self.models = Some(Models::new(servers.clone(), store_round_trip, self.policies()));
@@ -470,7 +435,9 @@ impl LiveTwin {
             self.window.measured.add(latency);
             // Only who has come back with its session is one: clients without a cookie jar are none.
             let is_newcomer = matches!(arrival.pinned, Pinned::Newly(_));
-            self.window.work.add(arrival.session.filter(|_| !is_newcomer), server, took);
+            if self.window.work.add(arrival.session.filter(|_| !is_newcomer), server, took) {
+                self.speeds.note(server, took);
+            }
             self.models.iter_mut().for_each(|models| models.offer(arrival));
         }
     }
@@ -625,7 +592,7 @@ fn before(now: Moment, span: Duration) -> Moment {
     Moment::from_nanos(now.as_nanos().saturating_sub(span.as_nanos() as u64))
 }
 
-fn demands(settings: &LiveSettings, pool: &LivePool, sample: Sample) -> Demands {
+fn demands(settings: &LiveSettings, pool: &LivePool, sample: Sample) -> Demands<Settled> {
     let known = |server: &LiveServer| Known {
         capacity: sample.scaled(server.capacity),
         discipline: settings.discipline,
@@ -663,6 +630,19 @@ fn is_near(one: f64, other: f64) -> bool {
 fn is_the_same(one: &PolicyModel, other: &PolicyModel) -> bool {
     let ways = [one, other].map(|policy| (policy.balance, policy.is_hashed, policy.pins));
     ways[0] == ways[1]
+}
+
+/// Policies without those that are the same as one before; and which of these each was.
+fn distinct(policies: Vec<PolicyModel>) -> (Vec<PolicyModel>, Vec<usize>) {
+    let (mut distinct, mut of) = (Vec::<PolicyModel>::new(), Vec::new());
+    for policy in policies {
+        let known = distinct.iter().position(|known| costs_the_same(known, &policy));
+        of.push(known.unwrap_or(distinct.len()));
+        if known.is_none() {
+            distinct.push(policy);
+        }
+    }
+    (distinct, of)
 }
 
 /// The same, with what it costs besides.
@@ -866,11 +846,11 @@ mod tests {
 
     #[test]
     fn above_the_budget_sessions_are_sampled_and_servers_scaled() {
-        let settings = LiveSettings { events_per_second: 500, ..SETTINGS };
+        let settings = LiveSettings { events_per_second: 1_500, ..SETTINGS };
         let mut twin = twin(settings, shop(16));
         let reports = play(&mut twin, &seen(16, Discipline::Sharing, 0.5, 45), &both());
         let last = reports.last().unwrap();
-        assert_eq!(last.sampled, 0.25, "1,600 a second, and there is time for 500");
+        assert_eq!(last.sampled, 0.25, "1,600 a second under three policies, and there is time for 500");
         assert_eq!(last.servers[0].capacity, Some(16.0));
         assert_eq!((last.heavy.sessions, last.heavy.is_exact), (123, true), "of 500, those of the sample");
         assert!(!last.doubts.contains(&Doubt::ThinSample), "{last:?}");
@@ -880,7 +860,7 @@ mod tests {
 
     #[test]
     fn a_sample_too_thin_for_its_servers_is_said_to_be() {
-        let settings = LiveSettings { events_per_second: 100, ..SETTINGS };
+        let settings = LiveSettings { events_per_second: 300, ..SETTINGS };
         let mut twin = twin(settings, shop(3));
         let reports = play(&mut twin, &seen(3, Discipline::Sharing, 0.5, 45), &both());
         assert!(reports.last().unwrap().doubts.contains(&Doubt::ThinSample), "{reports:?}");
@@ -931,7 +911,7 @@ mod tests {
         let reports = play(&mut twin, &seen, &both());
         let last = reports.last().unwrap();
         assert!(last.left_out > 0 && last.doubts.contains(&Doubt::LeftOut), "{last:?}");
-        assert!(twin.beside.len() < 10_000, "what is left out is forgotten: {}", twin.beside.len());
+        assert!(twin.restored.len() < 10_000, "what was played is forgotten: {}", twin.restored.len());
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod pins;
 mod sample;
 mod scale;
 mod server;
+mod sorted;
 mod speeds;
 
 use std::time::Duration;

@@ -16,8 +16,10 @@ use super::demand::Observed;
 use super::pins::Pins;
 use super::scale::ScaleOut;
 use super::server::{Soonest, Station};
+use super::sorted::Slab;
 use super::{Arrival, Outcome, Pinned, PolicyModel, ServerModel};
 use crate::affinity::Preference;
+use crate::balance::Balance;
 use crate::clock::Moment;
 use crate::health::RiseFall;
 use crate::metrics::{Metrics, WorkerId};
@@ -37,7 +39,7 @@ pub struct Model {
     pool: Pool,
     stations: Vec<Station>,
     ends: Soonest,
-    under_way: UnderWay,
+    under_way: Slab<Exchange>,
     /// Who waits for a place of each server, in the pool's own order.
     lines: Vec<VecDeque<Waiter>>,
     /// When who joined a line has waited enough. All wait for as long, so they are in order.
@@ -95,38 +97,6 @@ struct Waiter {
     waiting: Waiting,
 }
 
-/// What servers have, by number.
-#[derive(Default)]
-struct UnderWay {
-    entries: Vec<Option<Exchange>>,
-    free: Vec<usize>,
-}
-
-impl UnderWay {
-    fn count(&self) -> usize {
-        self.entries.len() - self.free.len()
-    }
-
-    fn put(&mut self, exchange: Exchange) -> usize {
-        match self.free.pop() {
-            Some(number) => {
-                self.entries[number] = Some(exchange);
-                number
-            }
-            None => {
-                self.entries.push(Some(exchange));
-                self.entries.len() - 1
-            }
-        }
-    }
-
-    fn take(&mut self, number: usize) -> Option<Exchange> {
-        let exchange = self.entries[number].take()?;
-        self.free.push(number);
-        Some(exchange)
-    }
-}
-
 impl Model {
     /// A pool with nothing in flight.
     pub fn new(servers: &[ServerModel], policy: PolicyModel, seed: u64) -> Self {
@@ -137,7 +107,7 @@ impl Model {
             pool: build_pool(servers, &policy, &mut random),
             stations: servers.iter().map(Station::new).collect(),
             ends: Soonest::new(servers.len()),
-            under_way: UnderWay::default(),
+            under_way: Slab::default(),
             lines: servers.iter().map(|_| VecDeque::new()).collect(),
             timeouts: VecDeque::new(),
             waited: 0,
@@ -389,7 +359,7 @@ impl Model {
         self.note_load(server);
         let Some(exchange) = number.and_then(|number| self.under_way.take(number)) else { return };
         self.books.latency.add(self.now.since(exchange.request.arrival.at));
-        exchange.guard.state().latency.observe(self.now.since(exchange.chosen), false, self.now);
+        self.note_latency(&exchange, false);
         self.pin(&exchange);
         if let Some(settled) = &mut self.settled {
             let Arrival { session, key, .. } = exchange.request.arrival;
@@ -397,6 +367,13 @@ impl Model {
         }
         drop(exchange);
         self.call_line(server);
+    }
+
+    /// Most policies have no use for it.
+    fn note_latency(&self, exchange: &Exchange, failed: bool) {
+        if self.policy.balance == Balance::PeakEwma {
+            exchange.guard.state().latency.observe(self.now.since(exchange.chosen), failed, self.now);
+        }
     }
 
     /// The answer has a cookie, where the session belongs to another server from now on. At a momentary cap it does not.
@@ -469,7 +446,7 @@ impl Model {
         self.probe(server, false);
         for number in self.stations[server].clear() {
             let Some(exchange) = self.under_way.take(number) else { continue };
-            exchange.guard.state().latency.observe(self.now.since(exchange.chosen), true, self.now);
+            self.note_latency(&exchange, true);
             self.books.failed += 1;
         }
         if self.policy.pins.is_some_and(|pins| pins.kind == PinKind::Hard) {

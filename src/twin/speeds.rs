@@ -6,12 +6,10 @@
 //! in which a few long ones do not drown the others. A server is another one where the difference is no chance (four
 //! standard errors) and worth it (a quarter); what is compared with is the server in the middle.
 //!
-//! Of a session one request counts for each server and window, or a robot's thousand alike would pass for a thousand
+//! Of a session one request is to be told of in each window, or a robot's thousand alike would pass for a thousand
 //! sessions. What was found before counts half with every window.
 
 use std::time::Duration;
-
-use foldhash::HashSet;
 
 /// Requests of a server before it is compared.
 const ENOUGH: f64 = 30.0;
@@ -21,15 +19,11 @@ const CERTAIN: f64 = 4.0;
 const WORTH_IT: f64 = 1.25;
 /// Nothing is taken to be faster or slower than this.
 const MOST: f64 = 50.0;
-/// Sessions of a window that count once.
-const MOST_SEEN: usize = 65_536;
 
 /// What is known of the speeds of a pool's servers.
 pub struct Speeds {
     /// By position.
     each: Vec<Logarithms>,
-    /// Sessions that have counted for a server in this window.
-    seen: HashSet<(usize, u64)>,
 }
 
 /// Mean and variance of logarithms of seconds (Welford's).
@@ -62,17 +56,13 @@ impl Logarithms {
 impl Speeds {
     /// Of so many servers nothing is known.
     pub fn new(servers: usize) -> Self {
-        Speeds { each: vec![Logarithms::default(); servers], seen: HashSet::default() }
+        Speeds { each: vec![Logarithms::default(); servers] }
     }
 
-    /// A request of this session took so long of the time of the server at this position.
-    pub fn note(&mut self, server: usize, session: Option<u64>, took: Duration) {
-        let Some(logarithms) = self.each.get_mut(server).filter(|_| !took.is_zero()) else { return };
-        let counts = match session {
-            Some(session) => self.seen.len() < MOST_SEEN && self.seen.insert((server, session)),
-            None => true,
-        };
-        if counts {
+    /// A request, of no session or the first of its session in this window, took so long of the time of the server at this
+    /// position.
+    pub fn note(&mut self, server: usize, took: Duration) {
+        if let Some(logarithms) = self.each.get_mut(server).filter(|_| !took.is_zero()) {
             logarithms.add(took.as_secs_f64().ln());
         }
     }
@@ -80,7 +70,6 @@ impl Speeds {
     /// A window ends.
     pub fn end_window(&mut self) {
         self.each.iter_mut().for_each(Logarithms::halve);
-        self.seen.clear();
     }
 
     /// By position: 1 is the speed of the server in the middle, and of those that are not known to have another.
@@ -106,14 +95,12 @@ fn speed(of: &Logarithms, middle: &Logarithms) -> f64 {
 mod tests {
     use super::*;
 
-    /// Exponential costs of 10 ms in the mean, of so many sessions with so many requests each, at this speed.
-    fn feed(speeds: &mut Speeds, server: usize, sessions: u64, requests: u64, speed: f64) {
+    /// Exponential costs of 10 ms in the mean, of so many sessions, at this speed.
+    fn feed(speeds: &mut Speeds, server: usize, sessions: u64, speed: f64) {
         let mut random = fastrand::Rng::with_seed(server as u64 + 7);
-        for session in 0..sessions {
-            for _ in 0..requests {
-                let took = -(1.0 - random.f64()).ln() * 0.010 / speed;
-                speeds.note(server, Some(session), Duration::from_secs_f64(took));
-            }
+        for _ in 0..sessions {
+            let took = -(1.0 - random.f64()).ln() * 0.010 / speed;
+            speeds.note(server, Duration::from_secs_f64(took));
         }
     }
 
@@ -121,7 +108,7 @@ mod tests {
     fn a_slow_server_is_found_and_the_others_are_alike() {
         let mut speeds = Speeds::new(4);
         for (server, speed) in [1.0, 0.25, 1.0, 1.0].into_iter().enumerate() {
-            feed(&mut speeds, server, 100, 3, speed);
+            feed(&mut speeds, server, 100, speed);
         }
         let found = speeds.speeds();
         assert_eq!([found[0], found[2], found[3]], [1.0; 3], "{found:?}");
@@ -133,37 +120,38 @@ mod tests {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut speeds = Speeds::new(8);
-            for number in 0..800 {
+            for _ in 0..800 {
                 let took = Duration::from_secs_f64(-(1.0 - random.f64()).ln() * 0.010);
-                speeds.note(random.usize(..8), Some(number), took);
+                speeds.note(random.usize(..8), took);
             }
             assert_eq!(speeds.speeds(), [1.0; 8], "seed {seed}");
         }
     }
 
     #[test]
-    fn one_session_is_not_many_and_too_few_say_nothing() {
+    fn too_few_say_nothing() {
         let mut speeds = Speeds::new(3);
-        feed(&mut speeds, 0, 200, 1, 1.0);
-        feed(&mut speeds, 1, 200, 1, 1.0);
-        feed(&mut speeds, 2, 10, 1_000, 0.1);
+        feed(&mut speeds, 0, 200, 1.0);
+        feed(&mut speeds, 1, 200, 1.0);
+        feed(&mut speeds, 2, 10, 0.1);
         assert_eq!(speeds.speeds(), [1.0; 3]);
         assert_eq!(Speeds::new(2).speeds(), [1.0; 2], "nothing is known");
-        speeds.note(9, None, Duration::from_secs(1));
-        speeds.note(2, None, Duration::ZERO);
+        speeds.note(9, Duration::from_secs(1));
+        speeds.note(2, Duration::ZERO);
+        assert_eq!(speeds.speeds(), [1.0; 3], "and neither is a server, nor a request of no time");
     }
 
     #[test]
     fn of_two_the_faster_one_counts_and_what_was_is_forgotten() {
         let mut speeds = Speeds::new(2);
-        feed(&mut speeds, 0, 200, 1, 0.2);
-        feed(&mut speeds, 1, 200, 1, 1.0);
+        feed(&mut speeds, 0, 200, 0.2);
+        feed(&mut speeds, 1, 200, 1.0);
         let found = speeds.speeds();
         assert!((0.14..0.28).contains(&found[0]) && found[1] == 1.0, "{found:?}");
         for _ in 0..6 {
             speeds.end_window();
-            feed(&mut speeds, 0, 200, 1, 1.0);
-            feed(&mut speeds, 1, 200, 1, 1.0);
+            feed(&mut speeds, 0, 200, 1.0);
+            feed(&mut speeds, 1, 200, 1.0);
         }
         assert_eq!(speeds.speeds(), [1.0; 2], "it has recovered");
     }

@@ -208,11 +208,11 @@ fn demands_are_found_again_in_what_was_observed() {
             arrivals.iter().for_each(|arrival| model.offer(*arrival));
             model.drain();
             let known = Known { capacity, discipline: Some(*discipline), speed };
-            let mut demands = Demands::new(&vec![known; count], 5_000);
-            model.take_settled().into_iter().for_each(|observed| demands.offer(observed));
+            let mut demands = Demands::<()>::new(&vec![known; count], 5_000);
+            model.take_settled().into_iter().for_each(|observed| demands.offer(observed, ()));
             let found = demands.finish();
             assert_eq!((found.len(), demands.left_out()), (5_000, 0));
-            for (found, wanted) in found.iter().zip(&arrivals) {
+            for ((found, ()), wanted) in found.iter().zip(&arrivals) {
                 assert_eq!((found.at, found.session, found.key), (wanted.at, wanted.session, wanted.key));
                 let off = found.demand.abs_diff(wanted.demand);
                 assert!(off < wanted.demand / 100 + Duration::from_nanos(10), "{discipline}: {found:?} for {wanted:?}");
@@ -227,11 +227,11 @@ fn capacity_and_discipline_are_found_out() {
         let arrivals = poisson(30_000, 0.85, 8.0, markovian);
         let mut model = Model::new(&servers(1, *discipline, 8), policy(None), 1);
         model.keep_settled();
-        let mut demands = Demands::new(&[Known { capacity: 0, discipline: None, speed: 1.0 }], 10_000);
+        let mut demands = Demands::<()>::new(&[Known { capacity: 0, discipline: None, speed: 1.0 }], 10_000);
         let mut found = 0;
         for arrival in arrivals {
             model.offer(arrival);
-            model.take_settled().into_iter().for_each(|observed| demands.offer(observed));
+            model.take_settled().into_iter().for_each(|observed| demands.offer(observed, ()));
             demands.settle(Moment::from_nanos(arrival.at.as_nanos().saturating_sub(2_000_000_000)));
             found += std::iter::from_fn(|| demands.arrival()).count();
         }
@@ -249,8 +249,8 @@ fn an_idle_server_shows_no_knee() {
     model.keep_settled();
     arrivals.iter().for_each(|arrival| model.offer(*arrival));
     model.drain();
-    let mut demands = Demands::new(&[Known { capacity: 0, discipline: None, speed: 1.0 }], 10_000);
-    model.take_settled().into_iter().for_each(|observed| demands.offer(observed));
+    let mut demands = Demands::<()>::new(&[Known { capacity: 0, discipline: None, speed: 1.0 }], 10_000);
+    model.take_settled().into_iter().for_each(|observed| demands.offer(observed, ()));
     demands.finish();
     assert_eq!(demands.capacity(0), None);
 }
