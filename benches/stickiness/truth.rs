@@ -60,6 +60,8 @@ pub fn run(seconds: u64, first_seed: u64) {
             println!("\n{discipline} origins, the busiest at {:.0} % under hard pins:\n", load * 100.0);
             tables(&trials);
         }
+    }
+    for discipline in Discipline::ALL {
         let arrivals = arrivals(length, first_seed, 0.8, *discipline);
         let trial = block_on(one(&arrivals, length, *discipline, false));
         println!("\n{discipline} origins at 80 %, seed {first_seed}, where the twin is told nothing of servers:\n");

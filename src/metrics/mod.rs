@@ -360,7 +360,7 @@ impl Metrics {
             Family::histogram("steadfast_queue_wait_seconds", "Time spent in the waiting line of a server.");
         let mut regret = Family::histogram(
             "steadfast_affinity_regret_seconds",
-            "Expected wait on the pinned server over that on the best one, at each kept or waited pick.",
+            "Recent latency of the pinned server, its line included, over that of the best one, at each kept or waited pick.",
         );
         let mut disagreements = Family::counter(
             "steadfast_affinity_disagreement_total",
