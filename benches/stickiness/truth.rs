@@ -181,7 +181,9 @@ fn modelled(policy: &Value) -> Figures {
 }
 
 fn servers(report: &Value) -> String {
-    let server = |server: &Value| format!("{} {}", server["capacity"], server["discipline"].as_str().unwrap());
+    let server = |server: &Value| {
+        format!("{} {} x{}", server["capacity"], server["discipline"].as_str().unwrap(), server["speed"])
+    };
     let mut servers: Vec<String> = report["servers"].as_array().unwrap().iter().map(server).collect();
     servers.sort();
     servers.dedup();

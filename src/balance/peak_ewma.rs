@@ -40,6 +40,12 @@ impl PeakEwma {
         (value * self.kept_share(now)).max(UNKNOWN.as_nanos() as f64 / 10.0)
     }
 
+    /// The latency as it was last measured, however long ago, in nanoseconds; none where it never was.
+    pub fn last_nanos(&self) -> Option<f64> {
+        let value = f64::from_bits(self.nanos.load(Ordering::Relaxed));
+        (value > 0.0).then_some(value)
+    }
+
     fn kept_share(&self, now: Moment) -> f64 {
         let idle = now.since(Moment::from_nanos(self.at.load(Ordering::Relaxed)));
         (-idle.as_secs_f64() / DECAY.as_secs_f64()).exp()
@@ -68,7 +74,7 @@ mod tests {
     #[test]
     fn before_anything_was_measured_there_is_a_latency_to_reckon_with() {
         let ewma = PeakEwma::default();
-        assert_eq!(ewma.nanos(second(9)), 1e5);
+        assert_eq!((ewma.nanos(second(9)), ewma.last_nanos()), (1e5, None));
         ewma.observe(Duration::ZERO, false, second(9));
         assert_eq!(ewma.nanos(second(9)), 1e5);
     }

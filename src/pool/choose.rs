@@ -60,7 +60,7 @@ impl Pool {
     /// of now: now the exchange could go elsewhere, and who is in the line is what it will wait for. When its turn has
     /// come they are gone, and the wait would have cost nothing.
     fn join_line(&self, server: usize, ask: &Ask<'_>, random: &mut fastrand::Rng) -> Option<Picked> {
-        let regret = self.regret_of(server, ask, random);
+        let regret = if self.weighs_pins { self.regret_of(server, ask, random) } else { Duration::ZERO };
         let waiting = Waiting::join(&self.servers[server], self.rules.queue_length())?;
         Some(Picked::Line { server, waiting, regret })
     }
@@ -185,8 +185,8 @@ impl Pool {
             let view = TierView { pool: self, tier, out: ask.tried, now: ask.now, ramp: None };
             view.least_expected(random)
         });
-        let own = expected_latency(&self.servers[server], ask.now);
-        Duration::from_nanos(best.map_or(0.0, |best| (own - best).max(0.0)) as u64)
+        let own = expected_latency(&self.servers[server]);
+        Duration::from_nanos(own.zip(best).map_or(0.0, |(own, best)| (own - best).max(0.0)) as u64)
     }
 
     /// Where the policy sends a newcomer: to a server of the first tier that has an eligible one. Where all that could
@@ -256,13 +256,14 @@ impl Pool {
 
 /// What one more request can expect to take on a server, in nanoseconds: what its answers have taken lately, and where it
 /// is at its cap, as much again for every so many as wait before it. What requests wait on the server itself is in what its
-/// answers took; to multiply that by the requests in flight would count it twice.
-fn expected_latency(server: &Server, now: Moment) -> f64 {
+/// answers took; to multiply that by the requests in flight would count it twice. It is as it was last measured: one that is
+/// asked seldom is no better for it. Of one that was never asked nothing is expected.
+fn expected_latency(server: &Server) -> Option<f64> {
     let state = &server.state;
     let cap = state.cap();
     let in_line =
         if cap > 0 && state.in_flight() >= cap { f64::from(state.waiting() + 1) / f64::from(cap) } else { 0.0 };
-    state.latency.nanos(now) * (1.0 + in_line)
+    Some(state.latency.last_nanos()? * (1.0 + in_line))
 }
 
 /// The servers of one tier as the policy sees them.
@@ -288,7 +289,7 @@ impl TierView<'_> {
     /// The least to expect of an eligible server: of all in a small tier, of some in a large one.
     fn least_expected(&self, random: &mut fastrand::Rng) -> Option<f64> {
         let count = self.tier.members.len();
-        let expected = |at: usize| self.eligible(at).then(|| expected_latency(self.server(at), self.now));
+        let expected = |at: usize| expected_latency(self.server(at)).filter(|_| self.eligible(at));
         let of_all = || (0..count).filter_map(expected).reduce(f64::min);
         if count <= LOOK_AT {
             return of_all();

@@ -335,6 +335,7 @@ impl Exchange {
             arrived: self.arrived,
             begun: self.chosen,
             ended,
+            failed: self.status.is_none_or(|status| status >= 500),
         };
         self.worker.runtime.twins.tell(self.worker.id, seat, settled);
     }

@@ -279,7 +279,16 @@ mod tests {
         let begun = Moment::from_nanos(now.as_nanos() - 10_000_000);
         let session = Some(number % 100);
         let server = number as usize % 2;
-        Settled { server, session, key: number, pinned: Pinned::Already(server), arrived: begun, begun, ended: now }
+        Settled {
+            server,
+            session,
+            key: number,
+            pinned: Pinned::Already(server),
+            arrived: begun,
+            begun,
+            ended: now,
+            failed: false,
+        }
     }
 
     /// So many exchanges a second of two workers, and a turn each second.

@@ -164,17 +164,21 @@ fn arrivals(log: &Log, servers: &[ServerModel], discipline: Option<Discipline>, 
     Replayed { arrivals, misfit: misfit(log, &demands), speeds }
 }
 
-/// How fast the servers were, by their numbers.
+/// How fast the servers were, by their numbers: by one request of each session, and not its very first.
 fn speeds(log: &Log, found: &[Arrival]) -> Vec<f64> {
     let mut speeds = Speeds::new(log.servers.len());
     let mut seen = HashSet::new();
     for arrival in found {
-        let Some(number) = logged(log, arrival).and_then(|logged| logged.server) else { continue };
+        let Some(logged) = logged(log, arrival).filter(|logged| !logged.failed && logged.pin != Pin::New) else {
+            continue;
+        };
+        let Some(number) = logged.server else { continue };
         if arrival.session.is_none_or(|session| seen.insert((number, session))) {
             speeds.note(usize::from(number), arrival.demand);
         }
     }
-    speeds.speeds()
+    speeds.review();
+    speeds.speeds().to_vec()
 }
 
 /// Servers that are in the log are as fast as there. Says which are not as fast as the others.

@@ -280,11 +280,15 @@ impl Model {
             return as_is(Preference::Pinned { server, session });
         }
         match arrival.pinned {
-            Pinned::Newly(server) if self.policy.is_in_force && server < self.stations.len() => {
+            Pinned::Newly(server) if self.policy.is_in_force && self.may_have_newcomers(server) => {
                 Request { arrival, preference: Preference::Pinned { server, session }, is_newcomer: true }
             }
             _ => as_is(Preference::New(NewWhy::First)),
         }
+    }
+
+    fn may_have_newcomers(&self, server: usize) -> bool {
+        self.pool.servers.get(server).is_some_and(|server| server.unfit(self.now).is_none())
     }
 
     /// The server of a session that was here before, or that has had its pin for longer than there is this model. Under the

@@ -1,158 +1,215 @@
 //! How fast servers are beside each other, read off what requests cost on each.
 //!
 //! What a request would cost elsewhere has to be known of servers of which one is slow: its work, and not the time that the
-//! slow one took. On which server a session is does not depend on what its requests cost, so servers of one speed have
-//! costs of one distribution, and one of half the speed has twice of each. The means of their logarithms are compared,
-//! in which a few long ones do not drown the others. A server is another one where the difference is no chance (four
-//! standard errors) and worth it (a quarter); what is compared with is the server in the middle.
+//! slow one took. Where sessions are placed by load or by chance, and not by what they will ask for, servers of one speed have
+//! costs of one distribution, and one of half the speed has twice of each. So logarithms of costs are compared, at their
+//! median and at both quartiles, with those of the server in the middle. Another speed is claimed only where all three say
+//! it (a constant delay shows at the small ones, a few dear requests at the large ones), the difference is no chance (four
+//! standard errors), and it is worth it (a quarter); and what was claimed stays until it is clearly wrong.
 //!
-//! Of a session one request is to be told of in each window, or a robot's thousand alike would pass for a thousand
-//! sessions. What was found before counts half with every window.
+//! Of a session one request is to be told of in each window, and none of newcomers: a server that has just joined has only
+//! those, and one that drains has none. Nothing is to be told where keys say by themselves which server they belong to.
 
 use std::time::Duration;
 
-/// Requests of a server before it is compared.
-const ENOUGH: f64 = 30.0;
-/// Standard errors that are no chance.
+/// Costs of a server before it is compared.
+const ENOUGH: usize = 50;
+/// Costs that are kept of each server, the last ones.
+const MOST: usize = 1_024;
+/// Standard errors that are no chance, and those that a claim may be off without being given up.
 const CERTAIN: f64 = 4.0;
+const MAY_BE_OFF: f64 = 2.0;
 /// A smaller difference is none.
 const WORTH_IT: f64 = 1.25;
+/// How much of the difference at the median there has to be at each quartile, at least and at most.
+const AGREES: std::ops::RangeInclusive<f64> = 0.5..=1.5;
 /// Nothing is taken to be faster or slower than this.
-const MOST: f64 = 50.0;
+const FASTEST: f64 = 50.0;
 
-/// What is known of the speeds of a pool's servers.
+/// The speeds of a pool's servers, as far as they are known.
 pub struct Speeds {
     /// By position.
-    each: Vec<Logarithms>,
+    costs: Vec<Costs>,
+    claimed: Vec<f64>,
 }
 
-/// Mean and variance of logarithms of seconds (Welford's).
-#[derive(Clone, Copy, Default)]
-struct Logarithms {
-    weight: f64,
-    mean: f64,
-    squares: f64,
+/// Logarithms of seconds: of this window, and of the one before, in which there may be the same sessions.
+#[derive(Clone, Default)]
+struct Costs {
+    now: Vec<f64>,
+    before: Vec<f64>,
 }
 
-impl Logarithms {
-    fn add(&mut self, value: f64) {
-        self.weight += 1.0;
-        let before = value - self.mean;
-        self.mean += before / self.weight;
-        self.squares += before * (value - self.mean);
-    }
+/// Where the costs of a server are.
+#[derive(Clone, Copy)]
+struct Quartiles {
+    lower: f64,
+    median: f64,
+    upper: f64,
+    /// Of the median: that of a normal distribution with these quartiles.
+    error: f64,
+}
 
-    fn halve(&mut self) {
-        self.weight /= 2.0;
-        self.squares /= 2.0;
-    }
-
-    /// The variance of the mean.
-    fn error(&self) -> f64 {
-        self.squares / self.weight.max(1.0) / self.weight.max(1.0)
+impl Costs {
+    fn quartiles(&self) -> Option<Quartiles> {
+        let mut all: Vec<f64> = self.now.iter().chain(&self.before).copied().collect();
+        // As many as are surely not of the same sessions.
+        let independent = self.now.len().max(self.before.len());
+        if independent < ENOUGH {
+            return None;
+        }
+        all.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize];
+        let [lower, median, upper] = [0.25, 0.5, 0.75].map(at);
+        Some(Quartiles { lower, median, upper, error: 0.93 * (upper - lower) / (independent as f64).sqrt() })
     }
 }
 
 impl Speeds {
     /// Of so many servers nothing is known.
     pub fn new(servers: usize) -> Self {
-        Speeds { each: vec![Logarithms::default(); servers] }
+        Speeds { costs: vec![Costs::default(); servers], claimed: vec![1.0; servers] }
     }
 
-    /// A request, of no session or the first of its session in this window, took so long of the time of the server at this
-    /// position.
+    /// A request took so long of the time of the server at this position.
     pub fn note(&mut self, server: usize, took: Duration) {
-        if let Some(logarithms) = self.each.get_mut(server).filter(|_| !took.is_zero()) {
-            logarithms.add(took.as_secs_f64().ln());
+        let costs = self.costs.get_mut(server).filter(|costs| !took.is_zero() && costs.now.len() < MOST);
+        if let Some(costs) = costs {
+            costs.now.push(took.as_secs_f64().ln());
         }
     }
 
-    /// A window ends.
-    pub fn end_window(&mut self) {
-        self.each.iter_mut().for_each(Logarithms::halve);
+    /// What was told was worked out in another way than what will be.
+    pub fn forget(&mut self) {
+        self.costs.fill(Costs::default());
     }
 
     /// By position: 1 is the speed of the server in the middle, and of those that are not known to have another.
-    pub fn speeds(&self) -> Vec<f64> {
-        let mut known: Vec<&Logarithms> = self.each.iter().filter(|of| of.weight >= ENOUGH).collect();
-        known.sort_by(|one, other| one.mean.total_cmp(&other.mean));
+    pub fn speeds(&self) -> &[f64] {
+        &self.claimed
+    }
+
+    /// A window ends: looks again. Says whether a speed is another one now.
+    pub fn review(&mut self) -> bool {
+        let known: Vec<Option<Quartiles>> = self.costs.iter().map(Costs::quartiles).collect();
+        for costs in &mut self.costs {
+            costs.before = std::mem::take(&mut costs.now);
+        }
+        let mut sorted: Vec<Quartiles> = known.iter().flatten().copied().collect();
+        sorted.sort_by(|one, other| one.median.total_cmp(&other.median));
         // Of two the faster one: that something is slow is what happens.
-        let Some(middle) = known.get(known.len().saturating_sub(1) / 2) else { return vec![1.0; self.each.len()] };
-        self.each.iter().map(|of| speed(of, middle)).collect()
+        let Some(middle) = sorted.get(sorted.len().saturating_sub(1) / 2) else { return false };
+        let before = self.claimed.clone();
+        for (claimed, of) in self.claimed.iter_mut().zip(&known) {
+            *claimed = of.map_or(*claimed, |of| reviewed(*claimed, of, *middle));
+        }
+        self.claimed != before
     }
 }
 
-fn speed(of: &Logarithms, middle: &Logarithms) -> f64 {
-    let apart = of.mean - middle.mean;
-    let certain = CERTAIN * (of.error() + middle.error()).sqrt();
-    if of.weight < ENOUGH || apart.abs() <= certain.max(WORTH_IT.ln()) {
-        return 1.0;
+/// What is to be claimed of a server of which this was claimed.
+fn reviewed(claimed: f64, of: Quartiles, middle: Quartiles) -> f64 {
+    let apart = of.median - middle.median;
+    let error = of.error.hypot(middle.error);
+    let worth_it = WORTH_IT.ln();
+    if (apart + claimed.ln()).abs() <= worth_it.max(MAY_BE_OFF * error) {
+        return claimed;
     }
-    (-apart).exp().clamp(1.0 / MOST, MOST)
+    let is_certain = apart.abs() > worth_it.max(CERTAIN * error);
+    let agree = |quartile: f64| AGREES.contains(&(quartile / apart));
+    if is_certain && agree(of.lower - middle.lower) && agree(of.upper - middle.upper) {
+        (-apart).exp().clamp(1.0 / FASTEST, FASTEST)
+    } else {
+        1.0
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Exponential costs of 10 ms in the mean, of so many sessions, at this speed.
-    fn feed(speeds: &mut Speeds, server: usize, sessions: u64, speed: f64) {
-        let mut random = fastrand::Rng::with_seed(server as u64 + 7);
+    fn exponential(random: &mut fastrand::Rng) -> f64 {
+        -(1.0 - random.f64()).ln() * 0.010
+    }
+
+    /// Costs of so many sessions, each made of an exponential one of 10 ms in the mean.
+    fn feed(speeds: &mut Speeds, random: &mut fastrand::Rng, server: usize, sessions: u64, cost: impl Fn(f64) -> f64) {
         for _ in 0..sessions {
-            let took = -(1.0 - random.f64()).ln() * 0.010 / speed;
-            speeds.note(server, Duration::from_secs_f64(took));
+            speeds.note(server, Duration::from_secs_f64(cost(exponential(random))));
         }
     }
 
     #[test]
-    fn a_slow_server_is_found_and_the_others_are_alike() {
+    fn a_slow_server_is_found_stays_found_and_recovers() {
+        let mut random = fastrand::Rng::with_seed(1);
         let mut speeds = Speeds::new(4);
-        for (server, speed) in [1.0, 0.25, 1.0, 1.0].into_iter().enumerate() {
-            feed(&mut speeds, server, 100, speed);
+        let mut changes = 0;
+        for window in 0..60 {
+            let slow = if window < 40 { 4.0 } else { 1.0 };
+            for server in 0..4 {
+                let times = if server == 1 { slow } else { 1.0 };
+                feed(&mut speeds, &mut random, server, 100, |cost| cost * times);
+            }
+            changes += u32::from(speeds.review());
+            let found = speeds.speeds();
+            assert_eq!([found[0], found[2], found[3]], [1.0; 3], "{window}: {found:?}");
+            assert!((2..40).contains(&window) <= (0.15..0.4).contains(&found[1]), "{window}: {found:?}");
+            assert!(window < 43 || found[1] == 1.0, "{window}: {found:?}");
         }
-        let found = speeds.speeds();
-        assert_eq!([found[0], found[2], found[3]], [1.0; 3], "{found:?}");
-        assert!((0.17..0.36).contains(&found[1]), "{found:?}");
+        assert!((2..=4).contains(&changes), "{changes}: it does not waver");
     }
 
     #[test]
     fn servers_of_one_speed_are_alike_whatever_chance_does() {
-        for seed in 0..200 {
-            let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(2);
+        for trial in 0..40 {
             let mut speeds = Speeds::new(8);
-            for _ in 0..800 {
-                let took = Duration::from_secs_f64(-(1.0 - random.f64()).ln() * 0.010);
-                speeds.note(random.usize(..8), took);
+            for _ in 0..25 {
+                (0..8).for_each(|server| feed(&mut speeds, &mut random, server, 60, |cost| cost));
+                assert!(!speeds.review(), "{trial}: {:?}", speeds.speeds());
             }
-            assert_eq!(speeds.speeds(), [1.0; 8], "seed {seed}");
         }
     }
 
     #[test]
-    fn too_few_say_nothing() {
+    fn a_constant_delay_and_another_kind_of_request_are_no_speed() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let kinds = |number: u64| if number.is_multiple_of(2) { 0.001 } else { 0.100 };
         let mut speeds = Speeds::new(3);
-        feed(&mut speeds, 0, 200, 1.0);
-        feed(&mut speeds, 1, 200, 1.0);
-        feed(&mut speeds, 2, 10, 0.1);
-        assert_eq!(speeds.speeds(), [1.0; 3]);
-        assert_eq!(Speeds::new(2).speeds(), [1.0; 2], "nothing is known");
-        speeds.note(9, Duration::from_secs(1));
-        speeds.note(2, Duration::ZERO);
-        assert_eq!(speeds.speeds(), [1.0; 3], "and neither is a server, nor a request of no time");
+        for number in 0..900 {
+            let delay = if number % 3 == 2 { 0.002 } else { 0.0 };
+            let cost = kinds(random.u64(..)) * (0.8 + 0.4 * random.f64());
+            speeds.note(number % 3, Duration::from_secs_f64(cost + delay));
+        }
+        assert!(!speeds.review(), "{:?}", speeds.speeds());
+        let mut speeds = Speeds::new(3);
+        (0..2).for_each(|server| feed(&mut speeds, &mut random, server, 300, |cost| cost));
+        // Three of ten ask for something dear.
+        for number in 0..300 {
+            let times = if number % 10 < 3 { 10.0 } else { 1.0 };
+            feed(&mut speeds, &mut random, 2, 1, |cost| cost * times);
+        }
+        assert!(!speeds.review(), "{:?}", speeds.speeds());
     }
 
     #[test]
-    fn of_two_the_faster_one_counts_and_what_was_is_forgotten() {
+    fn too_few_say_nothing_and_of_two_the_faster_one_counts() {
+        let mut random = fastrand::Rng::with_seed(4);
+        let mut speeds = Speeds::new(3);
+        feed(&mut speeds, &mut random, 0, 200, |cost| cost);
+        feed(&mut speeds, &mut random, 2, 10, |cost| cost * 10.0);
+        assert!(!speeds.review());
+        assert!(!Speeds::new(2).review(), "nothing is known");
         let mut speeds = Speeds::new(2);
-        feed(&mut speeds, 0, 200, 0.2);
-        feed(&mut speeds, 1, 200, 1.0);
-        let found = speeds.speeds();
+        speeds.note(9, Duration::from_secs(1));
+        speeds.note(0, Duration::ZERO);
+        feed(&mut speeds, &mut random, 0, 300, |cost| cost * 5.0);
+        feed(&mut speeds, &mut random, 1, 300, |cost| cost);
+        assert!(speeds.review());
+        let found = speeds.speeds().to_vec();
         assert!((0.14..0.28).contains(&found[0]) && found[1] == 1.0, "{found:?}");
-        for _ in 0..6 {
-            speeds.end_window();
-            feed(&mut speeds, 0, 200, 1.0);
-            feed(&mut speeds, 1, 200, 1.0);
-        }
-        assert_eq!(speeds.speeds(), [1.0; 2], "it has recovered");
+        speeds.forget();
+        assert!(!speeds.review());
+        assert_eq!(speeds.speeds(), found, "with nothing to go by it stays");
     }
 }

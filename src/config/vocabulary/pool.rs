@@ -244,7 +244,7 @@ static TWIN: Table = Table {
             "events_per_second",
             Kind::Integer { min: 1, max: 1_000_000 },
             Is("20_000"),
-            "Requests that are modelled, each counted for every policy; above, only a sample of the sessions is.",
+            "Requests that are modelled, each counted for every policy that is another one; above, only a sample of the sessions is.",
         ),
         key(
             "discipline",

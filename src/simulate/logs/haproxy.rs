@@ -43,6 +43,7 @@ pub(super) fn read(line: &str) -> Read<'_> {
         server: Some(Cow::Borrowed(server)),
         session: cookie.map(stands_for),
         client: stands_for(client),
+        failed: status.starts_with('5'),
         pin: Pin::Unknown,
     }))
 }

@@ -36,6 +36,8 @@ pub(super) struct Exchange<'a> {
     pub session: Option<u64>,
     /// What stands for the client's address.
     pub client: u64,
+    /// It was no answer: 500 and above.
+    pub failed: bool,
     pub pin: Pin,
 }
 

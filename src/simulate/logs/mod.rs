@@ -82,6 +82,7 @@ pub(super) struct Logged {
     pub server: Option<u16>,
     pub session: Option<u64>,
     pub pin: Pin,
+    pub failed: bool,
     /// Session or client: what `hash` hashes.
     pub key: u64,
     pool: Option<u16>,
@@ -93,7 +94,7 @@ impl Logged {
     pub(super) fn new(came: i64, latency: Duration, server: Option<u16>, session: Option<u64>) -> Self {
         let key = session.unwrap_or_default();
         let (queued, connecting, pin) = (Duration::ZERO, Duration::ZERO, Pin::Unknown);
-        Logged { came, queued, connecting, latency, server, session, pin, key, pool: None }
+        Logged { came, queued, connecting, latency, server, session, pin, failed: false, key, pool: None }
     }
 }
 
@@ -279,6 +280,7 @@ impl Gathered {
             server,
             session: exchange.session,
             pin: exchange.pin,
+            failed: exchange.failed,
             key: exchange.session.unwrap_or(exchange.client),
             pool,
         };

@@ -45,6 +45,7 @@ pub(super) fn read(line: &str) -> Read<'_> {
         server: extra.server.map(last).filter(|server| !matches!(*server, "" | "-")).map(Cow::Borrowed),
         session: extra.session.filter(|session| !matches!(*session, "" | "-")).map(stands_for),
         client: stands_for(combined.client),
+        failed: combined.status >= 500,
         pin: Pin::Unknown,
     }))
 }

@@ -16,7 +16,8 @@ pub(super) fn read(line: &str) -> Read<'static> {
     let total = millis(&fields, "duration_ms")?;
     let latency = millis(&fields, "upstream_ms")?.or(total).ok_or("neither `upstream_ms` nor `duration_ms`")?;
     let server = text(&fields, "server").filter(|server| !matches!(*server, "" | "-"));
-    if fields.get("status").and_then(Value::as_u64) == Some(101) {
+    let status = fields.get("status").and_then(Value::as_u64);
+    if status == Some(101) {
         return Ok(Line::LeftOut(LeftOut::Tunnel));
     }
     // No head ever came where the server's time is zero.
@@ -30,6 +31,7 @@ pub(super) fn read(line: &str) -> Read<'static> {
         server: Some(Cow::Owned(server.to_owned())),
         session: text(&fields, "session").filter(|session| !session.is_empty()).map(session),
         client: stands_for(text(&fields, "client").unwrap_or_default()),
+        failed: status.is_some_and(|status| status >= 500),
         pin: pin(text(&fields, "verdict").unwrap_or_default(), text(&fields, "reason").unwrap_or_default()),
     }))
 }
