@@ -1,8 +1,8 @@
 //! What stickiness costs, what other ways cost instead, and whether the twin knows: one open-loop workload, really served.
 //!
-//!     cargo bench --bench stickiness                     # all three, 60 s each run, seed 1 (and 2 and 3 for the twin)
+//!     cargo bench --bench stickiness                     # all four, 60 s each run, seed 1 (and 2 and 3 for the twin)
 //!     cargo bench --bench stickiness -- --seconds 20 --seed 7
-//!     cargo bench --bench stickiness -- --only truth     # or: imbalance, scale-out
+//!     cargo bench --bench stickiness -- --only truth     # or: untold, imbalance, scale-out
 //!
 //! Origins have eight workers each: an exchange holds one while the origin sleeps for its service time (30 ms in the mean,
 //! exponential), so the machine's speed does not matter. Sessions come at random; most ask a few times (Pareto, two seconds
@@ -16,6 +16,7 @@
 //!
 //! **truth**: eight origins; the same workload under hard pins, soft pins and with sessions in the proxy. The twin of the
 //! first says what the other two come to, and `simulate` says it from that one's log; both are held against the others.
+//! **untold**: the same, where the twin has to find out by itself what servers can do.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test or a bench may")]
 
@@ -44,6 +45,9 @@ fn main() {
     }
     if is_wanted("truth") {
         truth::run(seconds, seed);
+    }
+    if is_wanted("untold") {
+        truth::run_untold(seconds, seed);
     }
 }
 

@@ -430,11 +430,10 @@ impl LiveTwin {
     fn play(&mut self, until: Moment) {
         let (servers, store_round_trip) = (self.servers(), self.store_round_trip());
         let models = self.models.as_ref();
-        if models.is_some_and(|models| !are_alike(&models.servers, &servers)) {
-            self.models = None;
-            // Demands were worked out by what servers were taken for, and what is under way is still.
-            self.sound_from = self.settled;
-            self.speeds.forget();
+        // What is off by less can wait for the end of the window, or there would be no report as long as capacities are
+        // being found out.
+        if models.is_some_and(|models| !are_close(&models.servers, &servers)) {
+            self.give_up_demands();
         } else if models.is_some_and(|models| !is_about(models.store_round_trip, store_round_trip)) {
             self.models = None;
         }
@@ -462,6 +461,13 @@ impl LiveTwin {
             self.models.iter_mut().for_each(|models| models.offer(arrival));
         }
         self.played = until;
+    }
+
+    /// Demands were worked out by what servers were taken for, and those of what is under way still are.
+    fn give_up_demands(&mut self) {
+        self.models = None;
+        self.sound_from = self.settled;
+        self.speeds.forget();
     }
 
     /// On which server a session is says nothing about what it asks for.
@@ -580,7 +586,10 @@ impl LiveTwin {
         };
         report.doubts = self.doubts(&report);
         let is_hopeless = report.policies.iter().any(|policy| policy.latency.p99 > HOPELESS);
-        if is_hopeless || are_speeds_others {
+        let servers = self.servers();
+        if self.models.as_ref().is_some_and(|models| !are_alike(&models.servers, &servers)) {
+            self.give_up_demands();
+        } else if is_hopeless || are_speeds_others {
             self.models = None;
         }
         Some(report)
@@ -635,6 +644,12 @@ fn thinned(pins: PinRules, sample: Sample) -> PinRules {
     let mut queue = pins.queue;
     queue.length = sample.scaled(queue.length);
     PinRules { kind, queue, ..pins }
+}
+
+/// Whether models of the ones will do a little longer for the others.
+fn are_close(ones: &[ServerModel], others: &[ServerModel]) -> bool {
+    let close = |one: u32, other: u32| one == other || (one.min(other) > 0 && 2 * one.max(other) <= 3 * one.min(other));
+    ones.iter().zip(others).all(|(one, other)| close(one.capacity, other.capacity))
 }
 
 /// Whether models of the ones do for the others: capacities that are found out are never quite the same.

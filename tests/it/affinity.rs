@@ -175,6 +175,8 @@ fn what_stickiness_costs_is_measured() {
     let proxy = Proxy::start(&sticky(&[&a, &b], ""));
     let mut client = proxy.client();
     let home = client.get("/").origin();
+    // The other one has been asked too, so it is known to be fast.
+    eventually("the other has a session", || proxy.client().get("/").origin() != home);
     // One session does all the asking: its server is busy, and the other is not.
     std::thread::scope(|scope| {
         for _ in 0..4 {

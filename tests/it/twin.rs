@@ -48,7 +48,8 @@ fn the_twin_says_what_other_policies_would_come_to() {
     }
     assert!(said["policies"]["actual"]["kept"].as_f64() > Some(0.5), "{said}");
     assert_eq!(said["policies"]["shared"]["kept"], Value::Null);
-    assert_eq!(said["servers"][1], serde_json::json!({ "name": "b", "capacity": 8.0, "discipline": "sharing" }));
+    let b = serde_json::json!({ "name": "b", "capacity": 8.0, "discipline": "sharing", "speed": 1.0 });
+    assert_eq!(said["servers"][1], b);
     let pool = "pool=\"shop\"";
     for (policy, quantile) in [("actual", "0.99"), ("sticky", "0.5"), ("soft", "0.95"), ("shared", "0.99")] {
         let (of_policy, of_quantile) = (format!("policy=\"{policy}\""), format!("quantile=\"{quantile}\""));
